@@ -1,0 +1,64 @@
+"""Argument checks whose messages say what was asked, what was got and what would work."""
+
+import math
+from collections.abc import Collection
+from numbers import Integral, Real
+
+
+def check_fraction(value: object, argument: str, *, closed: bool = False) -> float:
+    """Return ``value`` as a float in [0, 1), or in [0, 1] where ``closed``.
+
+    Args:
+        value: What the user passed.
+        argument: Its name, for the message.
+        closed: Whether 1 is allowed.
+
+    Raises:
+        TypeError: Not a real number.
+        ValueError: Outside the range, or not a number.
+    """
+    interval = "[0, 1]" if closed else "[0, 1)"
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"{argument} must be a number in {interval}, got {value!r}")
+    number = float(value)
+    inside = 0.0 <= number <= 1.0 if closed else 0.0 <= number < 1.0
+    if math.isnan(number) or not inside:
+        hint = f"; {number:g} per cent is {argument}={number / 100:g}" if 1 < number < 100 else ""
+        raise ValueError(f"{argument} must lie in {interval}, got {value!r}{hint}")
+    return number
+
+
+def check_count(value: object, argument: str, *, least: int = 1) -> int:
+    """Return ``value`` as an int that is at least ``least``.
+
+    Args:
+        value: What the user passed.
+        argument: Its name, for the message.
+        least: Smallest value allowed.
+
+    Raises:
+        TypeError: Not an integer.
+        ValueError: Below ``least``.
+    """
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise TypeError(f"{argument} must be an integer of at least {least}, got {value!r}")
+    number = int(value)
+    if number < least:
+        raise ValueError(f"{argument} must be at least {least}, got {number}")
+    return number
+
+
+def check_choice(value: object, argument: str, known: Collection[str]) -> str:
+    """Return ``value`` if it is one of the known names.
+
+    Args:
+        value: What the user passed.
+        argument: Its name, for the message.
+        known: The names that exist.
+
+    Raises:
+        ValueError: Not a known name; the message lists them.
+    """
+    if not isinstance(value, str) or value not in known:
+        raise ValueError(f"{argument} must be one of {', '.join(known)}; got {value!r}")
+    return value
