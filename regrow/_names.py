@@ -1,0 +1,58 @@
+"""Parameters by name: wrappers' prefixes removed, tied ones listed once with all their places."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import final
+
+from torch import nn
+from torch.nn.parallel import DataParallel, DistributedDataParallel
+from torch.optim.swa_utils import AveragedModel
+
+_WRAPPERS = (DistributedDataParallel, DataParallel, AveragedModel)
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Owned:
+    """A parameter, and every place where the model holds it.
+
+    Args:
+        name: First canonical name: as in ``named_parameters()``, wrappers' prefixes removed.
+        parameter: The tensor.
+        owners: (canonical name, module, attribute) of each place; more than one where tied.
+    """
+
+    name: str
+    parameter: nn.Parameter
+    owners: tuple[tuple[str, nn.Module, str], ...]
+
+
+def canonical_name(name: str) -> str:
+    """A dotted name without the segments that ``torch.compile`` adds."""
+    return ".".join(part for part in name.split(".") if part != "_orig_mod")
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """The module inside DDP, DataParallel, AveragedModel and ``torch.compile`` wrappers."""
+    while True:
+        if isinstance(model, _WRAPPERS):
+            model = model.module
+        elif isinstance(inner := model._modules.get("_orig_mod"), nn.Module):
+            model = inner
+        else:
+            return model
+
+
+def owned_parameters(model: nn.Module) -> list[Owned]:
+    """Every parameter of a model once, in the order of ``named_parameters()``."""
+    places: dict[int, list[tuple[str, nn.Module, str]]] = {}
+    parameters: dict[int, nn.Parameter] = {}
+    for path, module in unwrap(model).named_modules():
+        for attribute, parameter in module._parameters.items():
+            if parameter is None:
+                continue
+            name = canonical_name(f"{path}.{attribute}" if path else attribute)
+            places.setdefault(id(parameter), []).append((name, module, attribute))
+            parameters[id(parameter)] = parameter
+    return [Owned(p[0][0], parameters[key], tuple(p)) for key, p in places.items()]

@@ -1,0 +1,23 @@
+"""Criteria: functions that score positions; high survives a drop, or enters by growth."""
+
+from regrow.criteria._combine import weighted_sum
+from regrow.criteria._scores import (
+    Score,
+    gradient,
+    magnitude,
+    random,
+    reads_gradient,
+    saliency,
+    signed_magnitude,
+)
+
+__all__ = [
+    "Score",
+    "gradient",
+    "magnitude",
+    "random",
+    "reads_gradient",
+    "saliency",
+    "signed_magnitude",
+    "weighted_sum",
+]

@@ -1,0 +1,99 @@
+"""Scores of positions: high survives, or enters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from torch import Tensor
+
+from regrow.typing import Criterion, LayerView
+
+
+@final
+@dataclass(frozen=True)
+class Score:
+    """A criterion with a name, which says whether it reads gradients.
+
+    A plain function ``(layer, flat) -> scores`` is a criterion too; regrow then assumes that it
+    reads the gradient of the dense loss, and provides it on each step that rewires.
+
+    Args:
+        name: For reports.
+        function: (layer, flat positions (n,)) -> scores (n,).
+        reads_gradient: Whether ``function`` calls ``layer.grad_at``.
+
+    Example:
+        >>> smallest = Score("smallest", lambda layer, flat: -layer.weight_at(flat).abs())
+    """
+
+    name: str
+    function: Callable[[LayerView, Tensor], Tensor]
+    reads_gradient: bool = False
+
+    def __call__(self, layer: LayerView, flat: Tensor) -> Tensor:
+        return self.function(layer, flat)
+
+    def __repr__(self) -> str:
+        return self.name
+
+
+def reads_gradient(criterion: Criterion) -> bool:
+    """Whether a criterion reads the dense gradient; True unless it says otherwise."""
+    return bool(getattr(criterion, "reads_gradient", True))
+
+
+def _wide(values: Tensor) -> Tensor:
+    """Half precision has too few digits to rank by; float32 and float64 stay as they are."""
+    return values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
+
+
+def _magnitude(layer: LayerView, flat: Tensor) -> Tensor:
+    return _wide(layer.weight_at(flat)).abs()
+
+
+def _gradient(layer: LayerView, flat: Tensor) -> Tensor:
+    return _wide(layer.grad_at(flat)).abs()
+
+
+def _saliency(layer: LayerView, flat: Tensor) -> Tensor:
+    return (_wide(layer.weight_at(flat)) * _wide(layer.grad_at(flat))).abs()
+
+
+def _random(layer: LayerView, flat: Tensor) -> Tensor:
+    # Doubles, drawn on the CPU: no ties, and the same draws whatever the device.
+    draws = torch.rand(flat.numel(), generator=layer.generator, dtype=torch.float64)
+    return draws.to(flat.device)
+
+
+def _signed_magnitude(layer: LayerView, flat: Tensor) -> Tensor:
+    """Rank within the own sign, from 0 (nearest to zero) to 1."""
+    weights = _wide(layer.weight_at(flat))
+    scores = torch.empty_like(weights)
+    for side in (weights >= 0, ~(weights >= 0)):
+        members = side.nonzero().squeeze(1)
+        order = torch.sort(weights[members].abs(), stable=True).indices
+        ranks = torch.empty_like(order)
+        ranks[order] = torch.arange(order.numel(), device=order.device)
+        scores[members] = ((ranks + 0.5) / max(order.numel(), 1)).to(scores.dtype)
+    return scores
+
+
+magnitude = Score("magnitude", _magnitude)
+"""|w|: RigL, GraNet, MEST, ITOP, GMP."""
+
+signed_magnitude = Score("signed_magnitude", _signed_magnitude)
+"""SET (Mocanu et al. 2018): the same fraction of the positive weights nearest to zero and of the
+negative ones nearest to zero is dropped, each to within one unit. A weight that is exactly zero
+counts with the positive ones; SET's own code takes such a weight for an empty place."""
+
+gradient = Score("gradient", _gradient, reads_gradient=True)
+"""|dL/dw| of the dense loss: RigL (Evci et al. 2020, section 3.3)."""
+
+saliency = Score("saliency", _saliency, reads_gradient=True)
+"""|w dL/dw|: first-order change of the loss where a weight goes."""
+
+random = Score("random", _random)
+"""Uniform draws from the layer's derived generator: SET, DSR, MEST."""

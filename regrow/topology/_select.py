@@ -1,0 +1,119 @@
+"""Exact selection: k of each group, ties broken by position."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from regrow.errors import SparsityError
+
+# Below this many scores a whole `kthvalue` costs less than looking for a bound first.
+_SAMPLE_FROM = 1 << 18
+_SAMPLE = 1 << 14
+
+
+def select_top(
+    scores: Tensor,
+    groups: Tensor | None,
+    k: Tensor | int,
+    *,
+    tie: Literal["lower_index"] = "lower_index",
+) -> Tensor:
+    """Positions of exactly the ``k`` highest scores of each group.
+
+    Args:
+        scores: (n,) real; NaN ranks below everything, -inf included with it.
+        groups: (n,) int64, the group of each score in [0, number of groups); None for one group.
+        k: How many of each group: an int for one group, else (number of groups,) int64.
+        tie: Among equal scores the lower position enters first. The only rule there is.
+
+    Returns:
+        Positions into ``scores``, ascending int64, ``sum(k)`` of them.
+
+    Raises:
+        SparsityError: A group has fewer than ``k`` scores, or ``k`` is negative.
+        ValueError: ``tie`` is unknown.
+
+    Example:
+        >>> select_top(torch.tensor([1.0, 3.0, 3.0, 2.0]), None, 2).tolist()
+        [1, 2]
+        >>> select_top(torch.tensor([3.0, 3.0, 3.0, 2.0]), None, 2).tolist()
+        [0, 1]
+    """
+    if tie != "lower_index":
+        raise ValueError(f"tie must be 'lower_index', got {tie!r}")
+    if groups is None:
+        return _select_one_group(scores, _as_count(k, scores.numel()))
+    return select_top_reference(scores, groups, torch.as_tensor(k, device=scores.device))
+
+
+def select_top_reference(scores: Tensor, groups: Tensor, k: Tensor) -> Tensor:
+    """The same as ``select_top`` by two stable sorts: the plainest correct form, for any groups.
+
+    Args:
+        scores: (n,) real.
+        groups: (n,) int64.
+        k: (number of groups,) int64.
+
+    Returns:
+        Ascending positions.
+
+    Raises:
+        SparsityError: A group has fewer than ``k`` scores, or ``k`` is negative.
+    """
+    sizes = torch.bincount(groups, minlength=k.numel())
+    if sizes.numel() != k.numel() or bool((k < 0).any()) or bool((k > sizes).any()):
+        raise SparsityError(f"cannot select {k.tolist()} of groups of {sizes.tolist()}")
+    by_score = torch.sort(_without_nan(scores), descending=True, stable=True).indices
+    order = by_score[torch.sort(groups[by_score], stable=True).indices]
+    starts = torch.cumsum(sizes, 0) - sizes
+    sorted_groups = groups[order]
+    rank = torch.arange(order.numel(), device=scores.device) - starts[sorted_groups]
+    return torch.sort(order[rank < k[sorted_groups]]).values
+
+
+def _as_count(k: Tensor | int, n: int) -> int:
+    count = int(k)
+    if not 0 <= count <= n:
+        raise SparsityError(f"cannot select {count} of {n} scores")
+    return count
+
+
+def _without_nan(scores: Tensor) -> Tensor:
+    if scores.dtype.is_floating_point and bool(scores.isnan().any()):
+        return scores.masked_fill(scores.isnan(), -torch.inf)
+    return scores
+
+
+def _select_one_group(scores: Tensor, k: int) -> Tensor:
+    n = scores.numel()
+    if k == 0:
+        return torch.empty(0, dtype=torch.int64, device=scores.device)
+    if k == n:
+        return torch.arange(n, device=scores.device)
+    scores = _without_nan(scores)
+    threshold = _kth_highest(scores, k)
+    chosen = scores > threshold
+    missing = k - int(chosen.count_nonzero())
+    tied = (scores == threshold).nonzero().squeeze(1)
+    chosen[tied[:missing]] = True
+    return chosen.nonzero().squeeze(1)
+
+
+def _kth_highest(scores: Tensor, k: int) -> Tensor:
+    """The k-th highest score. Large inputs are first cut at a bound taken from a sample.
+
+    The bound only decides how much is left to look at: whatever it is, the result is exact.
+    """
+    n = scores.numel()
+    if n >= _SAMPLE_FROM and k < n // 2:
+        sample = scores[:: n // _SAMPLE]
+        rank = k * sample.numel() / n
+        looser = min(sample.numel(), int(rank + 4 * rank**0.5 + 8))
+        bound = torch.topk(sample, looser).values[-1]
+        left = scores[scores >= bound]
+        if left.numel() >= k:
+            scores, n = left, left.numel()
+    return torch.kthvalue(scores, n - k + 1).values

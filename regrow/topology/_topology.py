@@ -1,0 +1,255 @@
+"""Topology: which units of one weight exist. Immutable; an update makes a new one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import final
+
+import torch
+from torch import Tensor
+
+from regrow.errors import SparsityError
+from regrow.topology._structure import Structure, Unstructured
+from regrow.typing import Shape
+
+
+@dataclass(frozen=True, eq=False)
+class TopologyDelta:
+    """A decision, before anything is changed.
+
+    Args:
+        dropped: Unit indices (n,) int64, ascending, all active before.
+        grown: Unit indices (m,) int64, ascending, none active before unless it is also in
+            ``dropped``. A unit in both comes back at its initial value with fresh optimizer
+            state; one that keeps its value is in neither.
+    """
+
+    dropped: Tensor
+    grown: Tensor
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether the decision changes nothing."""
+        return self.dropped.numel() == 0 and self.grown.numel() == 0
+
+
+@final
+class Topology:
+    """The connections of one weight, explicit and never inferred from values.
+
+    One boolean a unit is held; every other form is derived from it. Treat each tensor that is
+    handed out as read-only: nothing in regrow writes to one.
+
+    Args:
+        units: Indices of the active units (n,), ascending int64.
+        shape: Shape of the weight.
+        structure: What a unit is; by default a single element.
+
+    Raises:
+        SparsityError: ``units`` is not one-dimensional, ascending, free of repeats and in range,
+            or ``shape`` does not admit the structure.
+
+    Example:
+        >>> topology = Topology(torch.tensor([0, 3]), (2, 2))
+        >>> topology.nnz, topology.sparsity
+        (2, 0.5)
+        >>> topology.mask.tolist()
+        [[True, False], [False, True]]
+    """
+
+    def __init__(self, units: Tensor, shape: Shape, *, structure: Structure | None = None) -> None:
+        structure = Unstructured() if structure is None else structure
+        shape = tuple(int(n) for n in shape)
+        structure.check(shape)
+        n_units = structure.n_units(shape)
+        _check_units(units, n_units)
+        active = torch.zeros(n_units, dtype=torch.bool, device=units.device)
+        active[units.to(torch.int64)] = True
+        self._adopt(active, shape, structure, n_active=units.numel())
+
+    @classmethod
+    def from_active(
+        cls, active: Tensor, shape: Shape, *, structure: Structure | None = None
+    ) -> Topology:
+        """A topology from one boolean a unit.
+
+        Args:
+            active: (n_units,) bool; kept, so hand it over.
+            shape: Shape of the weight.
+            structure: What a unit is; by default a single element.
+
+        Raises:
+            SparsityError: Wrong dtype or number of units.
+        """
+        structure = Unstructured() if structure is None else structure
+        shape = tuple(int(n) for n in shape)
+        structure.check(shape)
+        wanted = (structure.n_units(shape),)
+        if active.dtype != torch.bool or tuple(active.shape) != wanted:
+            raise SparsityError(
+                f"active must be a bool tensor of shape {wanted} for a weight of shape {shape}, "
+                f"got {active.dtype} of shape {tuple(active.shape)}"
+            )
+        self = cls.__new__(cls)
+        self._adopt(active, shape, structure, n_active=int(active.count_nonzero()))
+        return self
+
+    @classmethod
+    def from_mask(cls, mask: Tensor, *, structure: Structure | None = None) -> Topology:
+        """A topology from a boolean tensor of the weight's shape.
+
+        Args:
+            mask: bool, any shape; True where a connection exists. Copied.
+            structure: What a unit is; by default a single element.
+
+        Raises:
+            SparsityError: Not boolean, or a unit is neither wholly in nor wholly out.
+        """
+        structure = Unstructured() if structure is None else structure
+        if mask.dtype != torch.bool:
+            raise SparsityError(f"mask must be a bool tensor, got {mask.dtype}")
+        shape = tuple(mask.shape)
+        structure.check(shape)
+        units = torch.arange(structure.n_units(shape), device=mask.device)
+        by_unit = mask.reshape(-1)[structure.elements_of(units, shape)]
+        active = by_unit.all(dim=1)
+        if not torch.equal(active, by_unit.any(dim=1)):
+            raise SparsityError(f"mask cuts through units of {structure}")
+        return cls.from_active(active, shape, structure=structure)
+
+    @classmethod
+    def full(
+        cls, shape: Shape, *, structure: Structure | None = None, device: torch.device | None = None
+    ) -> Topology:
+        """The topology in which every unit exists."""
+        structure = Unstructured() if structure is None else structure
+        active = torch.ones(structure.n_units(shape), dtype=torch.bool, device=device)
+        return cls.from_active(active, shape, structure=structure)
+
+    def _adopt(self, active: Tensor, shape: Shape, structure: Structure, *, n_active: int) -> None:
+        self.active = active
+        self.shape = shape
+        self.structure = structure
+        self.n_active = n_active
+
+    @property
+    def device(self) -> torch.device:
+        """Where the tensors live."""
+        return self.active.device
+
+    @property
+    def n_units(self) -> int:
+        """Number of units, active or not."""
+        return self.active.numel()
+
+    @property
+    def units(self) -> Tensor:
+        """Active units (n_active,) int64, ascending."""
+        return self.active.nonzero().squeeze(1)
+
+    @property
+    def indices(self) -> Tensor:
+        """Active elements (nnz,) int64, ascending flat row-major positions."""
+        return self.mask.reshape(-1).nonzero().squeeze(1)
+
+    @cached_property
+    def mask(self) -> Tensor:
+        """Boolean tensor of the weight's shape, True where a connection exists; read-only."""
+        if isinstance(self.structure, Unstructured):
+            return self.active.view(self.shape)
+        mask = torch.zeros(self.n_elements, dtype=torch.bool, device=self.device)
+        mask[self.structure.elements_of(self.units, self.shape).reshape(-1)] = True
+        return mask.view(self.shape)
+
+    @property
+    def n_elements(self) -> int:
+        """Number of elements of the weight."""
+        return torch.Size(self.shape).numel()
+
+    @property
+    def nnz(self) -> int:
+        """Number of connections, counted."""
+        return self.n_active * (self.n_elements // self.n_units)
+
+    @property
+    def sparsity(self) -> float:
+        """Fraction of connections that do not exist, counted."""
+        return 1.0 - self.nnz / self.n_elements
+
+    def counts(self) -> Tensor:
+        """Active units of each group (n_groups,) int64."""
+        n_groups = self.structure.n_groups(self.shape)
+        if n_groups == 1:
+            return torch.tensor([self.n_active], device=self.device)
+        groups = self.structure.group_of(self.units, self.shape)
+        return torch.bincount(groups, minlength=n_groups)
+
+    def to(self, device: torch.device | str) -> Topology:
+        """The same topology on another device."""
+        if torch.device(device) == self.device:
+            return self
+        moved = Topology.__new__(Topology)
+        moved._adopt(self.active.to(device), self.shape, self.structure, n_active=self.n_active)
+        return moved
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Topology):
+            return NotImplemented
+        same_kind = self.shape == other.shape and self.structure == other.structure
+        return same_kind and torch.equal(self.active, other.active.to(self.device))
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return (
+            f"Topology(shape={self.shape}, structure={self.structure}, nnz={self.nnz}, "
+            f"sparsity={self.sparsity:.4g})"
+        )
+
+
+def apply(topology: Topology, delta: TopologyDelta) -> Topology:
+    """The topology after a decision.
+
+    Args:
+        topology: The topology the decision was made on; unchanged.
+        delta: Units to drop and to grow.
+
+    Returns:
+        A new topology.
+
+    Raises:
+        SparsityError: An index is out of range, repeated or out of order, a dropped unit is
+            absent, or a grown one is present and not dropped.
+
+    Example:
+        >>> before = Topology(torch.tensor([0, 3]), (2, 2))
+        >>> apply(before, TopologyDelta(torch.tensor([0]), torch.tensor([1]))).units.tolist()
+        [1, 3]
+    """
+    for argument, units in (("dropped", delta.dropped), ("grown", delta.grown)):
+        _check_units(units, topology.n_units, argument)
+    active = topology.active.clone()
+    if not bool(active[delta.dropped].all()):
+        absent = delta.dropped[~active[delta.dropped]][:5].tolist()
+        raise SparsityError(f"cannot drop units that are not active: {absent} ...")
+    active[delta.dropped] = False
+    if bool(active[delta.grown].any()):
+        present = delta.grown[active[delta.grown]][:5].tolist()
+        raise SparsityError(f"cannot grow units that are active and not dropped: {present} ...")
+    active[delta.grown] = True
+    return Topology.from_active(active, topology.shape, structure=topology.structure)
+
+
+def _check_units(units: Tensor, n_units: int, argument: str = "units") -> None:
+    if units.dim() != 1 or units.dtype.is_floating_point or units.dtype == torch.bool:
+        raise SparsityError(
+            f"{argument} must be a one-dimensional integer tensor, "
+            f"got {units.dtype} of shape {tuple(units.shape)}"
+        )
+    if units.numel() == 0:
+        return
+    if int(units[0]) < 0 or int(units[-1]) >= n_units or bool((units[1:] <= units[:-1]).any()):
+        raise SparsityError(
+            f"{argument} must be ascending, without repeats, and lie in [0, {n_units})"
+        )
