@@ -1,0 +1,128 @@
+"""Which parameter each matrix product and convolution of a forward pass reads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, final
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
+
+from regrow._names import owned_parameters, unwrap
+
+
+@final
+@dataclass
+class ReadCost:
+    """What the operations that read one parameter cost in one forward pass.
+
+    Args:
+        flops: Multiply and add counted as two.
+        n_outputs: Elements of their results.
+        order: Place of the last of them among all operations.
+    """
+
+    flops: int = 0
+    n_outputs: int = 0
+    order: int = -1
+
+
+@final
+class _Attribution(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts as ``FlopCounterMode`` does, and books each operation on the parameter it reads.
+
+    Views and transposes share their parameter's storage, so attention's projections, recurrent
+    cells, tied weights and functional calls need no table of module types.
+    """
+
+    def __init__(self, parameters: Mapping[str, Tensor]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.total = 0
+        self.costs = {name: ReadCost() for name in parameters}
+        self._by_storage = {_storage(p): name for name, p in parameters.items()}
+        self._n_operations = 0
+
+    def __torch_dispatch__(
+        self,
+        func: Any,  # noqa: ANN401
+        types: object,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:  # noqa: ANN401
+        kwargs = kwargs or {}
+        packet = func._overloadpacket
+        if packet not in flop_registry and func is not torch.ops.prim.device.default:
+            with self:
+                result = func.decompose(*args, **kwargs)
+                if result is not NotImplemented:
+                    return result
+        result = func(*args, **kwargs)
+        if packet in flop_registry:
+            flops = flop_registry[packet](*args, **kwargs, out_val=result)
+            self._book(int(flops), args, result)
+        return result
+
+    def _book(self, flops: int, args: tuple[Any, ...], result: object) -> None:
+        self.total += flops
+        self._n_operations += 1
+        for arg in args:
+            name = self._by_storage.get(_storage(arg)) if isinstance(arg, Tensor) else None
+            if name is None or arg.dim() < 2:  # a bias added by the same operation costs nothing
+                continue
+            cost = self.costs[name]
+            cost.flops += flops
+            cost.n_outputs += result.numel() if isinstance(result, Tensor) else 0
+            cost.order = self._n_operations
+            return
+
+
+def _storage(tensor: Tensor) -> int:
+    return int(tensor.untyped_storage()._cdata)
+
+
+def attribute(model: nn.Module, inputs: object) -> tuple[int, dict[str, ReadCost]]:
+    """Run one forward pass and book its cost.
+
+    The model runs in evaluation mode without gradients and is left as it was: modes, statistics
+    and the global random state.
+
+    Args:
+        model: Any module.
+        inputs: A tensor, or a tuple of the model's positional arguments.
+
+    Returns:
+        FLOPs of the whole pass (equal to ``FlopCounterMode``), and canonical name -> cost for
+        every parameter with at least two dimensions.
+    """
+    arguments = inputs if isinstance(inputs, tuple) else (inputs,)
+    parameters = {
+        one.name: one.parameter for one in owned_parameters(model) if one.parameter.dim() >= 2
+    }
+    counter = _Attribution(parameters)
+    bare = unwrap(model)
+    with _quiet(bare), torch.random.fork_rng(), torch.no_grad(), counter:
+        bare(*arguments)
+    return counter.total, counter.costs
+
+
+@contextmanager
+def _quiet(model: nn.Module) -> Iterator[None]:
+    modes = [(module, module.training) for module in model.modules()]
+    # Fused kernels of attention and recurrence hide the products that they are made of.
+    fast = torch.backends.mha.get_fastpath_enabled()
+    onednn = torch._C._get_mkldnn_enabled()
+    try:
+        model.eval()
+        torch.backends.mha.set_fastpath_enabled(False)
+        # (`torch.backends.mkldnn.flags` would warn about settings that it also writes.)
+        torch._C._set_mkldnn_enabled(False)  # noqa: FBT003
+        yield
+    finally:
+        torch._C._set_mkldnn_enabled(onednn)
+        torch.backends.mha.set_fastpath_enabled(fast)
+        for module, mode in modes:
+            module.training = mode
