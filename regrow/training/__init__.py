@@ -1,0 +1,41 @@
+"""The loop side: layers, rewiring, and the updater that attaches itself to optimizers."""
+
+from regrow.training._budgets import (
+    Budget,
+    Quota,
+    Standing,
+    by_momentum,
+    by_nnz,
+    global_magnitude,
+    per_layer,
+    redistribute,
+)
+from regrow.training._distributed import ProcessGroup
+from regrow.training._layers import MaskedWeight
+from regrow.training._prepare import prepare_layers, sparsify_
+from regrow.training._progress import Rewiring
+from regrow.training._rewire import rewire
+from regrow.training._rule import Rule
+from regrow.training._updater import TopologyUpdater
+from regrow.training._weights import Select, default_weights
+
+__all__ = [
+    "Budget",
+    "MaskedWeight",
+    "ProcessGroup",
+    "Quota",
+    "Rewiring",
+    "Rule",
+    "Select",
+    "Standing",
+    "TopologyUpdater",
+    "by_momentum",
+    "by_nnz",
+    "default_weights",
+    "global_magnitude",
+    "per_layer",
+    "prepare_layers",
+    "redistribute",
+    "rewire",
+    "sparsify_",
+]

@@ -1,0 +1,64 @@
+"""What ranks must agree on: whether to rewire, and what was decided."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from typing import Literal
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from regrow.errors import RankMismatchError
+
+ProcessGroup = dist.ProcessGroup | None | Literal["auto"]
+"""``"auto"``: the group of a DDP module passed as model, else the default group where there is
+one. None: no other rank takes part, for ranks that train different models."""
+
+
+def resolve_group(model: nn.Module, group: ProcessGroup) -> dist.ProcessGroup | None:
+    """The group whose ranks must decide alike, or None where there is but this one."""
+    if group is None or not dist.is_available() or not dist.is_initialized():
+        return None
+    if group == "auto":
+        own = model.process_group if isinstance(model, DistributedDataParallel) else None
+        group = own if own is not None else dist.group.WORLD
+    if group is None or dist.get_world_size(group) == 1:
+        return None
+    return group
+
+
+def true_on_all(*, flag: bool, group: dist.ProcessGroup | None, device: torch.device) -> bool:
+    """Whether ``flag`` holds on every rank of the group."""
+    if group is None:
+        return flag
+    votes = torch.tensor(int(flag), device=device)
+    dist.all_reduce(votes, op=dist.ReduceOp.MIN, group=group)
+    return bool(votes.item())
+
+
+def check_same_on_all(
+    tensors: Iterable[Tensor], *, group: dist.ProcessGroup | None, device: torch.device, step: int
+) -> None:
+    """Compare a checksum of the tensors across ranks; a few bytes are exchanged.
+
+    Raises:
+        RankMismatchError: On every rank, where any rank's tensors differ.
+    """
+    if group is None:
+        return
+    digest = hashlib.blake2b(digest_size=8)
+    for tensor in tensors:
+        digest.update(tensor.cpu().numpy().tobytes())
+        digest.update(b"|")
+    own = int.from_bytes(digest.digest(), "little") >> 1
+    ends = torch.tensor([own, -own], device=device)
+    dist.all_reduce(ends, op=dist.ReduceOp.MAX, group=group)
+    if int(ends[0]) != own or -int(ends[1]) != own:
+        raise RankMismatchError(
+            f"ranks decided different topologies at step {step}: gradients must be averaged over "
+            "ranks before optimizer.step(), and seed, model and schedule be the same on each; "
+            "ranks that train different models pass process_group=None"
+        )

@@ -1,0 +1,196 @@
+"""StepDriver: what happens between a backward pass and the end of an optimizer step."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import final
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from regrow.topology import TopologyDelta, apply
+from regrow.training._distributed import (
+    ProcessGroup,
+    check_same_on_all,
+    resolve_group,
+    true_on_all,
+)
+from regrow.training._layers import MaskedWeight
+from regrow.training._optimizer_state import check_state_shapes
+from regrow.training._progress import Progress, Rewiring
+from regrow.training._rewire import rewire
+from regrow.training._rounds import Round
+from regrow.training._rule import Rule
+
+_log = logging.getLogger(__name__)
+
+
+@final
+class StepDriver:
+    """Called by the hooks; masks gradients, enforces zeros, and rewires when that is due.
+
+    On an ordinary step only live entries carry gradient, so clipping and logging see the true
+    norm. On a step that owes a rewiring which reads gradients, the gradient stays dense until the
+    step: accumulation, DDP's average and a scaler treat it like any other, and growth follows
+    the reduced gradient without communication of ours.
+
+    Args:
+        model: For its process group.
+        layers: Each knows the optimizer that steps it.
+        optimizers: In the order in which they step.
+        rule: How to rewire; None keeps the topology.
+        progress: Counters, advanced here.
+        process_group: Whose ranks must decide alike.
+        rewired: Called with the record of each rewiring, after it was applied.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        layers: Sequence[MaskedWeight],
+        *,
+        optimizers: Sequence[Optimizer],
+        rule: Rule | None,
+        progress: Progress,
+        process_group: ProcessGroup,
+        rewired: Callable[[Rewiring], None],
+    ) -> None:
+        self.progress = progress
+        self._model = model
+        self._layers = layers
+        self._optimizers = optimizers
+        self._rule = rule
+        self._process_group = process_group
+        self._report = rewired
+        self.forget_step()
+
+    def forget_step(self) -> None:
+        """Let go of what belongs to the step under way."""
+        self._round = Round(self._optimizers)
+        self._dense: dict[str, Tensor] = {}
+        self._rewired = False
+
+    @property
+    def due(self) -> int | None:
+        """The planned step of the rewiring that the coming step owes, or None."""
+        if self._rule is None:
+            return None
+        if self._rule.window.is_due(self.progress.steps + 1):
+            return self.progress.steps + 1
+        return self.progress.overdue
+
+    def grad_arrived(self, layer: MaskedWeight) -> None:
+        """Hook: leave gradient on active entries, or all of it where a rewiring shall read it."""
+        if self._rule is None or not self._rule.reads_gradient or self.due is None:
+            layer.mask_grad()
+
+    def before_step(self, index: int) -> None:
+        """Hook: gradients are complete, weights have not moved."""
+        self._round.enter(index)
+        rule, due = self._rule, self.due
+        if rule is None or due is None:
+            return
+        optimizer, last = self._optimizers[index], self._round.is_last(index)
+        mine = self._layers_of(optimizer)
+        if rule.reads_gradient:
+            self._keep_dense_grads(mine, copy=rule.weight_step == "before")
+        if rule.weight_step != "before" and last and not self._round.skipped:
+            self._rewired = self._rewired or self._rewire(rule, due)
+        if rule.weight_step == "skip" and not self._round.skipped and (self._rewired or not last):
+            _forget_grads(optimizer)
+        else:
+            for layer in mine:
+                layer.mask_grad()
+
+    def after_step(self, index: int) -> None:
+        """Hook: weights have moved."""
+        optimizer = self._optimizers[index]
+        for layer in self._layers_of(optimizer):
+            layer.enforce(optimizer)
+        self._round.leave(index)
+        if self._round.is_last(index):
+            if not self._round.skipped:
+                self._end_step()
+            self.forget_step()
+
+    def _end_step(self) -> None:
+        if self.progress.steps == 0:
+            for layer in self._layers:
+                if layer.optimizer is not None:
+                    check_state_shapes(layer.optimizer, layer.parameter, layer.name)
+        rule, due = self._rule, self.due
+        if rule is not None and due is not None:
+            if rule.weight_step == "before":
+                self._rewired = self._rewire(rule, due)
+            # Not finite somewhere: it stays due, also behind the last planned step.
+            self.progress.overdue = None if self._rewired else due
+        self.progress.steps += 1
+
+    def _layers_of(self, optimizer: Optimizer) -> list[MaskedWeight]:
+        return [layer for layer in self._layers if layer.optimizer is optimizer]
+
+    def _keep_dense_grads(self, layers: Sequence[MaskedWeight], *, copy: bool) -> None:
+        for layer in layers:
+            grad = layer.parameter.grad
+            if grad is None:
+                continue
+            # With fused=True a GradScaler leaves the unscaling to the optimizer's kernel.
+            scale = getattr(layer.optimizer, "grad_scale", None)
+            dense = grad.detach()
+            if scale is not None:
+                dense = dense / scale
+            elif copy:
+                dense = dense.clone()
+            self._dense[layer.name] = dense
+
+    def _rewire(self, rule: Rule, due: int) -> bool:
+        """Decide and apply the rewiring planned for step ``due``; False where it must wait."""
+        step = self.progress.steps + 1
+        group = resolve_group(self._model, self._process_group)
+        device = self._layers[0].parameter.device
+        if rule.reads_gradient:
+            finite = all(bool(grad.isfinite().all()) for grad in self._dense.values())
+            if not true_on_all(flag=finite, group=group, device=device):
+                _log.info("step %d: a gradient is not finite; rewiring waits", step)
+                return False
+        for layer in self._layers:
+            layer.begin(self.progress.seed, step, self._dense.get(layer.name))
+            if rule.reads_gradient and not layer.has_grad:
+                _log.info("step %d: %s got no gradient and grows nothing", step, layer.name)
+        try:
+            decided = rewire(
+                self._layers,
+                drop=rule.drop,
+                grow=rule.grow,
+                fraction=rule.drop_fraction(due),
+                budget=rule.budget,
+                target=None if rule.target is None else rule.target(due),
+                regrow=rule.regrow,
+            )
+        finally:
+            for layer in self._layers:
+                layer.end()
+        deltas = [decided[layer.name] for layer in self._layers]
+        parts = (part for delta in deltas for part in (delta.dropped, delta.grown))
+        check_same_on_all(parts, group=group, device=device, step=step)
+        self._apply(step, deltas)
+        return True
+
+    def _apply(self, step: int, deltas: Sequence[TopologyDelta]) -> None:
+        for layer, delta in zip(self._layers, deltas, strict=True):
+            if not delta.is_empty:
+                layer.commit(apply(layer.topology, delta), delta, layer.optimizer)
+                layer.mask_grad()
+        record = Rewiring.of(step, deltas, [layer.topology for layer in self._layers])
+        self.progress.history.append(record)
+        dropped, grown, nnz = sum(record.n_dropped), sum(record.n_grown), sum(record.nnz)
+        _log.info("step %d: dropped %d, grew %d, nnz %d", step, dropped, grown, nnz)
+        self._report(record)
+
+
+def _forget_grads(optimizer: Optimizer) -> None:
+    """Nothing moves without a gradient: no momentum, no weight decay, in any optimizer."""
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            parameter.grad = None

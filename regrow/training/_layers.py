@@ -1,0 +1,152 @@
+"""MaskedWeight: a plain parameter with a topology."""
+
+from __future__ import annotations
+
+from typing import final
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from regrow.topology import Topology, TopologyDelta, derived_generator
+from regrow.training._optimizer_state import reset_state
+from regrow.typing import SparseLayer
+
+
+@final
+class MaskedWeight(SparseLayer):
+    """A dense parameter whose inactive entries are held at zero.
+
+    The parameter stays what it was, where it was and under its own name; ``.grad`` is dense until
+    it is masked. Written to by mask only: a flat write through ``reshape`` changes a copy where
+    the weight is ``channels_last``.
+
+    Args:
+        name: Canonical name of the parameter.
+        parameter: The weight, of any floating dtype and memory format.
+        topology: On the parameter's device.
+    """
+
+    grad_is_local = False
+
+    def __init__(self, name: str, parameter: nn.Parameter, topology: Topology) -> None:
+        self.name = name
+        self.parameter = parameter
+        self.topology = topology
+        self.ever_active = topology.active.clone()
+        self.dense_grad: Tensor | None = None
+        self._generator: torch.Generator | None = None
+        self._dead = self._like_weight(~topology.mask)
+
+    def _like_weight(self, flags: Tensor) -> Tensor:
+        """Flags with the weight's strides, so that elementwise work on both runs at full speed."""
+        laid_out = torch.empty_like(self.parameter, dtype=torch.bool, requires_grad=False)
+        return laid_out.copy_(flags)
+
+    @property
+    def generator(self) -> torch.Generator:
+        """The generator of the rewiring that is being decided."""
+        if self._generator is None:
+            raise RuntimeError(f"layer {self.name!r} is not in a rewiring: no generator yet")
+        return self._generator
+
+    @property
+    def has_grad(self) -> bool:
+        """Whether this step's dense gradient is at hand."""
+        return self.dense_grad is not None
+
+    def begin(self, seed: int, step: int, dense_grad: Tensor | None) -> None:
+        """Provide what one rewiring may look at; ``end`` lets go of it."""
+        self._generator = derived_generator(seed, step, self.name)
+        self.dense_grad = dense_grad
+
+    def end(self) -> None:
+        """Let go of the gradient and the generator."""
+        self._generator = None
+        self.dense_grad = None
+
+    def weight_at(self, flat: Tensor) -> Tensor:
+        """Weights at flat positions (n,) -> (n,), in the parameter's dtype."""
+        return self.parameter.detach().reshape(-1)[flat]
+
+    def grad_at(self, flat: Tensor) -> Tensor:
+        """Dense gradient at flat positions (n,) -> (n,).
+
+        Raises:
+            RuntimeError: No gradient of this step is at hand.
+        """
+        if self.dense_grad is None:
+            raise RuntimeError(f"layer {self.name!r} has no dense gradient in this step")
+        return self.dense_grad.reshape(-1)[flat]
+
+    def state_at(self, key: str, flat: Tensor) -> Tensor:
+        """Optimizer state at flat positions (n,) -> (n,).
+
+        Raises:
+            KeyError: The optimizer holds no such state of the weight's shape.
+        """
+        optimizer = self.optimizer
+        value = optimizer.state.get(self.parameter, {}).get(key) if optimizer else None
+        if not torch.is_tensor(value) or value.shape != self.parameter.shape:
+            raise KeyError(f"the optimizer holds no state {key!r} for {self.name!r}")
+        return value.reshape(-1)[flat]
+
+    optimizer: Optimizer | None = None
+
+    @torch.no_grad()
+    def mask_grad(self) -> None:
+        """Zero the gradient of inactive entries, in place; inf and NaN leave no trace."""
+        if self.parameter.grad is not None:
+            self.parameter.grad.masked_fill_(self._dead, 0.0)
+
+    @torch.no_grad()
+    def enforce(self, optimizer: Optimizer | None) -> None:
+        """Inactive weights to zero, their optimizer state to fresh."""
+        self.parameter.masked_fill_(self._dead, 0.0)
+        if optimizer is not None:
+            reset_state(optimizer, self.parameter, self._dead)
+
+    @torch.no_grad()
+    def commit(self, new: Topology, delta: TopologyDelta, optimizer: Optimizer | None) -> None:
+        """Make ``new`` the topology.
+
+        What is newly grown was at zero with fresh state already, as every inactive entry is.
+
+        Args:
+            new: The topology after ``delta``.
+            delta: The decision.
+            optimizer: The one that steps this weight.
+        """
+        restart = _in_both(delta, new)
+        if restart is not None:
+            where = self._like_weight(restart)
+            self.parameter.masked_fill_(where, 0.0)
+            if optimizer is not None:
+                reset_state(optimizer, self.parameter, where)
+        self.adopt(new)
+        self.enforce(optimizer)
+
+    def adopt(self, topology: Topology) -> None:
+        """Take a topology over without touching weights or state."""
+        self.topology = topology
+        self.ever_active = self.ever_active | topology.active
+        self._dead = self._like_weight(~topology.mask)
+
+    @torch.no_grad()
+    def mask_copy(self, copy: Tensor) -> None:
+        """Zero the inactive entries of an averaged copy of the weight."""
+        copy.masked_fill_(self._dead.to(copy.device), 0.0)
+
+
+def _in_both(delta: TopologyDelta, topology: Topology) -> Tensor | None:
+    """Mask of the units that leave and come back in one rewiring, or None."""
+    if not delta.dropped.numel() or not delta.grown.numel():
+        return None
+    flags = torch.zeros_like(topology.active)
+    flags[delta.dropped] = True
+    both = delta.grown[flags[delta.grown]]
+    if not both.numel():
+        return None
+    flags.zero_()
+    flags[both] = True
+    return Topology.from_active(flags, topology.shape, structure=topology.structure).mask

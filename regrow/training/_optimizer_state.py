@@ -1,0 +1,95 @@
+"""Optimizer state of weights that do not exist: what a fresh optimizer would hold."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+# A fresh optimizer holds zeros in every tensor of the weight's shape, save in these. A test builds
+# every optimizer of torch.optim and compares, so that a new exception cannot slip in.
+_FRESH_VALUE = {
+    (torch.optim.Rprop, "step_size"): "lr",
+    (torch.optim.Adagrad, "sum"): "initial_accumulator_value",
+}
+
+_REFUSED = {
+    torch.optim.LBFGS: "its state is one flat history of all weights, which cannot follow single "
+    "connections",
+    torch.optim.SparseAdam: "it takes sparse gradients only, and these are dense",
+    torch.optim.Adafactor: "its state is factored into rows and columns, so a connection has none "
+    "of its own",
+}
+
+
+def check_optimizer(optimizer: object) -> None:
+    """Refuse what cannot work.
+
+    Raises:
+        TypeError: Not a ``torch.optim.Optimizer``.
+        ValueError: An optimizer whose state does not follow the weight by shape.
+    """
+    if not isinstance(optimizer, Optimizer):
+        raise TypeError(
+            "optimizer must be a torch.optim.Optimizer or a sequence of them, "
+            f"got {type(optimizer).__name__}"
+        )
+    for refused, reason in _REFUSED.items():
+        if isinstance(optimizer, refused):
+            raise ValueError(  # noqa: TRY004 - the right kind of thing, but one that cannot work
+                f"{type(optimizer).__name__} cannot train sparse weights: {reason}; "
+                "use SGD, AdamW, RMSprop, Muon or another whose state has the weight's shape"
+            )
+
+
+def group_of_parameter(optimizer: Optimizer, parameter: nn.Parameter) -> dict[str, object] | None:
+    """The parameter group that holds ``parameter``, or None."""
+    for group in optimizer.param_groups:
+        if any(member is parameter for member in group["params"]):
+            return group
+    return None
+
+
+def _state_tensors(optimizer: Optimizer, parameter: nn.Parameter) -> Iterator[tuple[str, Tensor]]:
+    for key, value in optimizer.state.get(parameter, {}).items():
+        if torch.is_tensor(value) and value.shape == parameter.shape:
+            yield key, value
+
+
+def fresh_value(optimizer: Optimizer, parameter: nn.Parameter, key: str) -> float:
+    """What a fresh optimizer holds in the state ``key`` of a weight that never had a gradient."""
+    for (kind, name), option in _FRESH_VALUE.items():
+        if name == key and isinstance(optimizer, kind):
+            group = group_of_parameter(optimizer, parameter) or optimizer.defaults
+            return float(group[option])  # type: ignore[arg-type]
+    return 0.0
+
+
+@torch.no_grad()
+def reset_state(optimizer: Optimizer, parameter: nn.Parameter, where: Tensor) -> None:
+    """Make every state tensor of the parameter's shape fresh where ``where`` is True.
+
+    Args:
+        optimizer: The optimizer that steps the parameter.
+        parameter: The weight.
+        where: bool of its shape.
+    """
+    for key, value in _state_tensors(optimizer, parameter):
+        value.masked_fill_(where, fresh_value(optimizer, parameter, key))
+
+
+def check_state_shapes(optimizer: Optimizer, parameter: nn.Parameter, name: str) -> None:
+    """Refuse state that can be neither the weight's nor a plain number.
+
+    Raises:
+        ValueError: A state tensor has some other shape with more than one element.
+    """
+    for key, value in optimizer.state.get(parameter, {}).items():
+        if torch.is_tensor(value) and value.numel() > 1 and value.shape != parameter.shape:
+            raise ValueError(
+                f"{type(optimizer).__name__} keeps state {key!r} of shape {tuple(value.shape)} for "
+                f"the weight {name!r} of shape {tuple(parameter.shape)}: it cannot follow single "
+                "connections; use an optimizer whose state has the weight's shape"
+            )

@@ -1,0 +1,314 @@
+"""TopologyUpdater: rewires the layers of a model while its optimizers step."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, final
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from regrow._names import owned_parameters
+from regrow.accounting import Plan, Report
+from regrow.errors import SparsityError
+from regrow.topology import Topology
+from regrow.training._distributed import ProcessGroup
+from regrow.training._driver import StepDriver
+from regrow.training._hooks import Attachment, check_unattached
+from regrow.training._layers import MaskedWeight
+from regrow.training._optimizer_state import check_optimizer, group_of_parameter
+from regrow.training._progress import Progress, Rewiring, read_progress, write_progress
+from regrow.training._report import plan_of, report_of, training_flops_of
+from regrow.training._rule import Rule
+from regrow.typing import StateDict
+
+if TYPE_CHECKING:
+    from regrow.allocation import Allocation
+
+
+@final
+class TopologyUpdater:
+    """Keeps weights sparse, and rewires them, from hooks alone: the training loop stays as it was.
+
+    Built by the functions in ``regrow.methods``. All counts are performed optimizer steps: a
+    step that a ``GradScaler`` skips does not count, and a rewiring that was due on it stays due.
+
+    Args:
+        model: The module whose forward pass is guarded against replaced parameters.
+        optimizer: The optimizer, or several that step in this order; each selected weight is in
+            exactly one.
+        layers: The layers, in the order of the model; their inactive weights are zeroed.
+        rule: How to rewire; None keeps the topology.
+        seed: Seed of all draws.
+        process_group: Whose ranks must decide alike: ``"auto"``, a group, or None.
+        allocation: For ``plan()``: the rule that gave the layers their counts.
+
+    Raises:
+        SparsityError: A layer is in no optimizer or in several, or has an updater already.
+        ValueError: An optimizer cannot work, or ``weight_step="after"`` with several.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: Optimizer | Sequence[Optimizer],
+        *,
+        layers: Sequence[MaskedWeight],
+        rule: Rule | None,
+        seed: int,
+        process_group: ProcessGroup = "auto",
+        allocation: Allocation | None = None,
+    ) -> None:
+        self._optimizers = _as_list(optimizer)
+        self._layers = list(layers)
+        if rule is not None and rule.weight_step == "after" and len(self._optimizers) > 1:
+            raise ValueError(
+                "weight_step='after' needs a single optimizer: the last of several would step "
+                "before the topology is known; pass 'before' or 'skip'"
+            )
+        owners = _owner_of_each(self._layers, self._optimizers)
+        check_unattached(self._layers)
+        if rule is not None and rule.target is not None:
+            rule.budget.check(self._layers, rule.target(rule.window.last))
+        self._model = model
+        self._rule = rule
+        self._process_group = process_group
+        self._allocation = allocation
+        self._followers: list[list[Tensor]] = []
+        self._callbacks: list[Callable[[Rewiring], None]] = []
+        for layer, owner in zip(self._layers, owners, strict=True):
+            layer.optimizer = owner
+            layer.enforce(owner)
+        self._attach(Progress(seed=seed, initial_nnz=[x.topology.nnz for x in self._layers]))
+
+    # -- what users read ---------------------------------------------------------------------
+
+    @property
+    def topologies(self) -> Mapping[str, Topology]:
+        """Name, as in ``named_parameters()`` without wrappers' prefixes -> current topology."""
+        return {layer.name: layer.topology for layer in self._layers}
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps performed, those that a rewiring took the place of included."""
+        return self._progress.steps
+
+    @property
+    def weight_steps(self) -> int:
+        """Steps that moved the weights: ``steps``, less the rewirings where these skip."""
+        skips = self._rule is not None and self._rule.weight_step == "skip"
+        return self.steps - (self.rewirings if skips else 0)
+
+    @property
+    def rewirings(self) -> int:
+        """Rewirings done."""
+        return len(self._progress.history)
+
+    @property
+    def history(self) -> Sequence[Rewiring]:
+        """Every rewiring done, in order."""
+        return tuple(self._progress.history)
+
+    @property
+    def nnz(self) -> int:
+        """Connections over all layers, counted."""
+        return sum(layer.topology.nnz for layer in self._layers)
+
+    @property
+    def sparsity(self) -> float:
+        """Fraction of zeros over all layers, counted."""
+        return 1 - self.nnz / sum(layer.topology.n_elements for layer in self._layers)
+
+    @property
+    def exploration(self) -> float:
+        """Fraction of units that were ever active (ITOP's R_s, Liu et al. 2021, section 3)."""
+        ever = sum(int(layer.ever_active.count_nonzero()) for layer in self._layers)
+        return ever / sum(layer.topology.n_units for layer in self._layers)
+
+    def plan(self, inputs: object = None) -> Plan:
+        """A table of every tensor: shape, structure, nnz, sparsity, FLOPs, bytes, why it is dense.
+
+        Args:
+            inputs: An example batch, or a tuple of the model's positional arguments; FLOPs are
+                those of ``model(inputs)``. Without it there are none.
+
+        Returns:
+            A ``Plan``; ``print`` it.
+        """
+        target = None
+        if self._rule is not None and self._rule.target is not None:
+            target = self._rule.target(self._rule.window.last)
+        return plan_of(
+            self._model,
+            self.topologies,
+            inputs,
+            allocation=self._allocation,
+            window=None if self._rule is None else self._rule.window,
+            target=target,
+        )
+
+    def report(self) -> Report:
+        """What has happened so far: counts, rewirings, turnover and exploration of each layer."""
+        return report_of(self._layers, self._progress, weight_steps=self.weight_steps)
+
+    def training_flops(self, inputs: object) -> int:
+        """FLOPs of all steps so far, each on a batch like ``inputs``.
+
+        A step costs three sparse forward passes; where growth reads the dense gradient, a
+        rewiring step pays for a dense weight gradient, and saves nothing else unless it takes the
+        place of the weight step (RigL, appendix H). Counted as in ``regrow.count``, "mac2".
+
+        Args:
+            inputs: An example batch, or a tuple of the model's positional arguments.
+        """
+        reads = self._rule is not None and self._rule.reads_gradient
+        return training_flops_of(
+            self._model, self._layers, self._progress, inputs, reads_gradient=reads
+        )
+
+    # -- what users do -----------------------------------------------------------------------
+
+    def follow(self, averaged: nn.Module) -> None:
+        """Keep an averaged copy of the model, such as ``AveragedModel``, in the current topology.
+
+        Its weights outside the topology are zeroed now and after each rewiring. Between
+        rewirings an average of zeros stays zero by itself.
+
+        Args:
+            averaged: A module with a parameter of the same name and shape for each layer.
+
+        Raises:
+            SparsityError: A name is missing, or a shape differs; nothing was changed.
+        """
+        theirs = {one.name: one.parameter for one in owned_parameters(averaged)}
+        for layer in self._layers:
+            copy_ = theirs.get(layer.name)
+            if copy_ is None or copy_.shape != layer.parameter.shape:
+                raise SparsityError(
+                    f"follow() needs a copy of the model, but {layer.name!r} is "
+                    + ("missing" if copy_ is None else f"of shape {tuple(copy_.shape)}")
+                    + " there"
+                )
+        copies = [theirs[layer.name] for layer in self._layers]
+        self._followers.append(copies)  # type: ignore[arg-type]
+        for layer, parameter in zip(self._layers, copies, strict=True):
+            layer.mask_copy(parameter)
+
+    def on_rewire(self, callback: Callable[[Rewiring], None]) -> None:
+        """Call ``callback`` with the record of each rewiring, right after it was applied."""
+        self._callbacks.append(callback)
+
+    def detach(self) -> None:
+        """Remove every hook. Weights stay as they are; nothing keeps them sparse any more."""
+        self._attachment.remove()
+
+    def state_dict(self) -> StateDict:
+        """Topologies, counters and seed, for a bit-exact resume.
+
+        To be saved beside the model's and the optimizers' own states. Tensors, numbers, strings,
+        lists and dicts only: it loads with ``torch.load(weights_only=True)``.
+        """
+        return write_progress(self._layers, self._progress)
+
+    def load_state_dict(self, state: StateDict) -> None:
+        """Go on from a saved state.
+
+        The order in which model, optimizers and updater are loaded does not matter.
+
+        Args:
+            state: What ``state_dict()`` returned, of an updater on the same model.
+
+        Raises:
+            SparsityError: The state is of another model, or damaged; nothing was changed.
+        """
+        progress, topologies, ever_active = read_progress(state, self._layers)
+        for i, layer in enumerate(self._layers):
+            layer.adopt(topologies[i])
+            layer.ever_active = ever_active[i]
+            layer.enforce(layer.optimizer)
+        self._driver.progress = progress
+        self._driver.forget_step()
+        self._mask_followers()
+
+    def __deepcopy__(self, memo: dict[int, object]) -> TopologyUpdater:
+        # Copied along with model and optimizer, as in deepcopy((model, optimizer, updater)),
+        # the copy drives theirs. Process groups and callbacks are shared: they are not ours.
+        clone = object.__new__(TopologyUpdater)
+        memo[id(self)] = clone
+        shared = {"_process_group", "_callbacks", "_rule", "_allocation"}
+        for key, value in self.__dict__.items():
+            if key not in {"_attachment", "_driver"}:
+                clone.__dict__[key] = value if key in shared else copy.deepcopy(value, memo)
+        clone._callbacks = list(self._callbacks)
+        clone._attach(copy.deepcopy(self._progress, memo))
+        return clone
+
+    @property
+    def _progress(self) -> Progress:
+        return self._driver.progress
+
+    def _attach(self, progress: Progress) -> None:
+        self._driver = StepDriver(
+            self._model,
+            self._layers,
+            optimizers=self._optimizers,
+            rule=self._rule,
+            progress=progress,
+            process_group=self._process_group,
+            rewired=self._rewired,
+        )
+        self._attachment = Attachment(
+            self._driver, self._model, layers=self._layers, optimizers=self._optimizers
+        )
+
+    def _rewired(self, record: Rewiring) -> None:
+        self._mask_followers()
+        for callback in self._callbacks:
+            callback(record)
+
+    @torch.no_grad()
+    def _mask_followers(self) -> None:
+        for copies in self._followers:
+            for layer, parameter in zip(self._layers, copies, strict=True):
+                layer.mask_copy(parameter)
+
+    def __reduce__(self) -> str:
+        raise TypeError("an updater is not pickled: save state_dict() beside the model's")
+
+
+def _as_list(optimizer: Optimizer | Sequence[Optimizer]) -> list[Optimizer]:
+    optimizers = [optimizer] if isinstance(optimizer, Optimizer) else _listed(optimizer)
+    if not optimizers:
+        raise ValueError("optimizer must be an optimizer or several, got an empty sequence")
+    for one in optimizers:
+        check_optimizer(one)
+    if len({id(one) for one in optimizers}) < len(optimizers):
+        raise ValueError("optimizer names the same optimizer twice")
+    return optimizers
+
+
+def _listed(optimizer: object) -> list[Optimizer]:
+    return list(optimizer) if isinstance(optimizer, list | tuple) else [optimizer]  # type: ignore[list-item]
+
+
+def _owner_of_each(
+    layers: Sequence[MaskedWeight], optimizers: Sequence[Optimizer]
+) -> list[Optimizer]:
+    owners = []
+    for layer in layers:
+        holding = [
+            optimizer
+            for optimizer in optimizers
+            if group_of_parameter(optimizer, layer.parameter) is not None
+        ]
+        if len(holding) != 1:
+            raise SparsityError(
+                f"the selected weight {layer.name!r} is in {len(holding)} of the optimizers "
+                "passed, and must be in exactly one: "
+                + ("build the optimizer from the parameters of this model" if not holding else "")
+                + ("take it out of the others" if holding else "")
+            )
+        owners.append(holding[0])
+    return owners

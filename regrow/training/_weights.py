@@ -1,0 +1,133 @@
+"""Which weights of a model shall be sparse, and why each other tensor stays dense."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Callable, Container, Iterable, Sequence
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.conv import _ConvNd
+
+from regrow._names import Owned, owned_parameters
+from regrow.errors import SparsityError
+
+Select = Callable[[str, nn.Module, nn.Parameter], bool] | str | Sequence[str]
+"""A predicate (name, owning module, parameter) -> bool, or globs over canonical names."""
+
+_BY_TYPE: tuple[tuple[type[nn.Module], tuple[str, ...]], ...] = (
+    (nn.Linear, ("weight",)),
+    (nn.Bilinear, ("weight",)),
+    (_ConvNd, ("weight",)),
+    (nn.MultiheadAttention, ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")),
+    (nn.RNNBase, ("weight_*",)),
+    (nn.RNNCellBase, ("weight_*",)),
+)
+_NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.LocalResponseNorm)
+
+
+def default_weights(name: str, module: nn.Module, parameter: nn.Parameter) -> bool:
+    """Weights of Linear, Bilinear, convolutions, attention and recurrent layers.
+
+    Chosen by the module's type and the parameter's role, not by name or shape: norms, biases,
+    embeddings and free parameters stay dense.
+
+    Args:
+        name: Canonical name of the parameter.
+        module: The module that owns it.
+        parameter: The tensor; at least two dimensions.
+    """
+    attribute = name.rpartition(".")[2]
+    return parameter.dim() >= 2 and any(
+        isinstance(module, kind) and any(fnmatch.fnmatchcase(attribute, p) for p in patterns)
+        for kind, patterns in _BY_TYPE
+    )
+
+
+def _as_predicate(select: Select, owned: Iterable[Owned]) -> Callable[..., bool]:
+    if callable(select):
+        return select
+    patterns = [select] if isinstance(select, str) else list(select)
+    names = [name for one in owned for name, _, _ in one.owners]
+    for pattern in patterns:
+        if not fnmatch.filter(names, pattern):
+            raise SparsityError(
+                f"select={pattern!r} matches no parameter; there are: {', '.join(names[:20])}"
+                + (" ..." if len(names) > 20 else "")
+            )
+    return lambda name, _module, _parameter: any(fnmatch.fnmatchcase(name, p) for p in patterns)
+
+
+def choose_weights(model: nn.Module, select: Select) -> list[Owned]:
+    """The parameters that shall be sparse, in the order of the model.
+
+    Args:
+        model: Any module, wrapped or not.
+        select: Predicate or globs.
+
+    Raises:
+        SparsityError: Nothing is selected, a glob matches nothing, or a selected parameter
+            cannot be sparse.
+        TypeError: ``model`` is not a module.
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+    owned = owned_parameters(model)
+    predicate = _as_predicate(select, owned)
+    chosen = []
+    for one in owned:
+        picked = any(predicate(name, module, one.parameter) for name, module, _ in one.owners)
+        if picked and not (select is default_weights and _is_embedding(one)):
+            _check_eligible(one)
+            chosen.append(one)
+    if not chosen:
+        raise SparsityError(
+            "no weight is selected: the model has none of Linear, Bilinear, Conv, attention or "
+            "recurrent layers; pass select= with globs or a predicate for others"
+        )
+    return chosen
+
+
+def dense_reasons(model: nn.Module, sparse: Container[str]) -> dict[str, str]:
+    """Name -> why it is dense, for each parameter that is not among the sparse ones."""
+    owned = owned_parameters(model)
+    return {one.name: _reason(one) for one in owned if one.name not in sparse}
+
+
+def _is_embedding(one: Owned) -> bool:
+    return any(isinstance(m, nn.Embedding | nn.EmbeddingBag) for _, m, _ in one.owners)
+
+
+def _check_eligible(one: Owned) -> None:
+    parameter = one.parameter
+    if isinstance(parameter, nn.parameter.UninitializedParameter):
+        raise SparsityError(f"{one.name!r} is not initialised: run the lazy model once first")
+    if not parameter.requires_grad:
+        raise SparsityError(
+            f"{one.name!r} has requires_grad=False and would never train: leave it out with "
+            "select=, or set requires_grad=True"
+        )
+    if not parameter.dtype.is_floating_point:
+        raise SparsityError(f"{one.name!r} is of dtype {parameter.dtype}; only real ones train")
+    if type(parameter.data) is not torch.Tensor and not isinstance(parameter.data, nn.Parameter):
+        raise SparsityError(
+            f"{one.name!r} is a {type(parameter.data).__name__}: sharded and other wrapped tensors "
+            "are not supported by this version"
+        )
+
+
+def _reason(one: Owned) -> str:
+    _, module, attribute = one.owners[0]
+    kind = type(module).__name__
+    if _is_embedding(one):
+        return "tied to an embedding" if len(one.owners) > 1 else "embedding"
+    if isinstance(module, _NORMS):
+        return f"norm ({kind})"
+    if attribute.startswith("bias"):
+        return "bias"
+    if one.parameter.dim() < 2:
+        return f"{one.parameter.dim()}-d parameter"
+    if any(default_weights(name, owner, one.parameter) for name, owner, _ in one.owners):
+        return "left out by select"
+    return f"free parameter of {kind}"
