@@ -38,6 +38,10 @@ class LayerView(Protocol):
     def has_grad(self) -> bool:
         """Whether a gradient of the dense loss is at hand."""
 
+    @property
+    def holds_dense(self) -> bool:
+        """Whether ``weight_at`` and ``grad_at`` also take ``slice(None)``, without a copy."""
+
     def weight_at(self, flat: Tensor) -> Tensor:
         """Weights at positions ``flat`` (n,) -> (n,)."""
 

@@ -24,6 +24,9 @@ class Score:
         name: For reports.
         function: (layer, flat positions (n,)) -> scores (n,).
         reads_gradient: Whether ``function`` calls ``layer.grad_at``.
+        on_whole: Whether ``function`` may also be asked for a whole layer at once, with
+            ``slice(None)`` as ``flat``; true of functions that only read ``layer.weight_at`` and
+            ``grad_at``, elementwise, and never score -inf. It spares the gather.
 
     Example:
         >>> smallest = Score("smallest", lambda layer, flat: -layer.weight_at(flat).abs())
@@ -32,6 +35,7 @@ class Score:
     name: str
     function: Callable[[LayerView, Tensor], Tensor]
     reads_gradient: bool = False
+    on_whole: bool = False
 
     def __call__(self, layer: LayerView, flat: Tensor) -> Tensor:
         return self.function(layer, flat)
@@ -89,7 +93,7 @@ signed_magnitude = Score("signed_magnitude", _signed_magnitude)
 negative ones nearest to zero is dropped, each to within one unit. A weight that is exactly zero
 counts with the positive ones; SET's own code takes such a weight for an empty place."""
 
-gradient = Score("gradient", _gradient, reads_gradient=True)
+gradient = Score("gradient", _gradient, reads_gradient=True, on_whole=True)
 """|dL/dw| of the dense loss: RigL (Evci et al. 2020, section 3.3)."""
 
 saliency = Score("saliency", _saliency, reads_gradient=True)

@@ -82,7 +82,8 @@ def _as_count(k: Tensor | int, n: int) -> int:
 
 
 def _without_nan(scores: Tensor) -> Tensor:
-    if scores.dtype.is_floating_point and bool(scores.isnan().any()):
+    # A maximum carries NaN along: one pass, and no second tensor in the common case.
+    if scores.dtype.is_floating_point and scores.numel() and bool(scores.amax().isnan()):
         return scores.masked_fill(scores.isnan(), -torch.inf)
     return scores
 
@@ -95,11 +96,14 @@ def _select_one_group(scores: Tensor, k: int) -> Tensor:
         return torch.arange(n, device=scores.device)
     scores = _without_nan(scores)
     threshold = _kth_highest(scores, k)
-    chosen = scores > threshold
-    missing = k - int(chosen.count_nonzero())
-    tied = (scores == threshold).nonzero().squeeze(1)
-    chosen[tied[:missing]] = True
-    return chosen.nonzero().squeeze(1)
+    chosen = (scores >= threshold).nonzero().squeeze(1)
+    surplus = chosen.numel() - k
+    if surplus:
+        tied = (scores[chosen] == threshold).nonzero().squeeze(1)
+        stays = torch.ones_like(chosen, dtype=torch.bool)
+        stays[tied[tied.numel() - surplus :]] = False
+        chosen = chosen[stays]
+    return chosen
 
 
 def _kth_highest(scores: Tensor, k: int) -> Tensor:

@@ -91,9 +91,7 @@ class Topology:
                 f"active must be a bool tensor of shape {wanted} for a weight of shape {shape}, "
                 f"got {active.dtype} of shape {tuple(active.shape)}"
             )
-        self = cls.__new__(cls)
-        self._adopt(active, shape, structure, n_active=int(active.count_nonzero()))
-        return self
+        return cls._of(active, shape, structure, n_active=int(active.count_nonzero()))
 
     @classmethod
     def from_mask(cls, mask: Tensor, *, structure: Structure | None = None) -> Topology:
@@ -126,6 +124,12 @@ class Topology:
         structure = Unstructured() if structure is None else structure
         active = torch.ones(structure.n_units(shape), dtype=torch.bool, device=device)
         return cls.from_active(active, shape, structure=structure)
+
+    @classmethod
+    def _of(cls, active: Tensor, shape: Shape, structure: Structure, *, n_active: int) -> Topology:
+        self = cls.__new__(cls)
+        self._adopt(active, shape, structure, n_active=n_active)
+        return self
 
     def _adopt(self, active: Tensor, shape: Shape, structure: Structure, *, n_active: int) -> None:
         self.active = active
@@ -189,9 +193,8 @@ class Topology:
         """The same topology on another device."""
         if torch.device(device) == self.device:
             return self
-        moved = Topology.__new__(Topology)
-        moved._adopt(self.active.to(device), self.shape, self.structure, n_active=self.n_active)
-        return moved
+        active = self.active.to(device)
+        return Topology._of(active, self.shape, self.structure, n_active=self.n_active)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Topology):
@@ -238,7 +241,8 @@ def apply(topology: Topology, delta: TopologyDelta) -> Topology:
         present = delta.grown[active[delta.grown]][:5].tolist()
         raise SparsityError(f"cannot grow units that are active and not dropped: {present} ...")
     active[delta.grown] = True
-    return Topology.from_active(active, topology.shape, structure=topology.structure)
+    n_active = topology.n_active - delta.dropped.numel() + delta.grown.numel()
+    return Topology._of(active, topology.shape, topology.structure, n_active=n_active)
 
 
 def _check_units(units: Tensor, n_units: int, argument: str = "units") -> None:

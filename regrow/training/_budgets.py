@@ -36,11 +36,13 @@ class Standing:
 
     Args:
         layer: The layer.
+        units: (n_active,) its active units, ascending.
         scores: (n_active,) scores of its active units by the drop criterion; low leaves first.
         can_grow: Whether growth can be scored; without a gradient it cannot by gradient.
     """
 
     layer: LayerView
+    units: Tensor
     scores: Tensor
     can_grow: bool
 

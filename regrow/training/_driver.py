@@ -20,7 +20,7 @@ from regrow.training._layers import MaskedWeight
 from regrow.training._optimizer_state import check_state_shapes
 from regrow.training._progress import Progress, Rewiring
 from regrow.training._rewire import rewire
-from regrow.training._rounds import Round
+from regrow.training._rounds import Round, all_finite
 from regrow.training._rule import Rule
 
 _log = logging.getLogger(__name__)
@@ -150,7 +150,7 @@ class StepDriver:
         group = resolve_group(self._model, self._process_group)
         device = self._layers[0].parameter.device
         if rule.reads_gradient:
-            finite = all(bool(grad.isfinite().all()) for grad in self._dense.values())
+            finite = bool(all_finite(list(self._dense.values())).item())
             if not true_on_all(flag=finite, group=group, device=device):
                 _log.info("step %d: a gradient is not finite; rewiring waits", step)
                 return False
@@ -181,7 +181,6 @@ class StepDriver:
         for layer, delta in zip(self._layers, deltas, strict=True):
             if not delta.is_empty:
                 layer.commit(apply(layer.topology, delta), delta, layer.optimizer)
-                layer.mask_grad()
         record = Rewiring.of(step, deltas, [layer.topology for layer in self._layers])
         self.progress.history.append(record)
         dropped, grown, nnz = sum(record.n_dropped), sum(record.n_grown), sum(record.nnz)

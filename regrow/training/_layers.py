@@ -36,12 +36,12 @@ class MaskedWeight(SparseLayer):
         self.ever_active = topology.active.clone()
         self.dense_grad: Tensor | None = None
         self._generator: torch.Generator | None = None
-        self._dead = self._like_weight(~topology.mask)
+        self._dead = self._dead_of(topology)
 
-    def _like_weight(self, flags: Tensor) -> Tensor:
-        """Flags with the weight's strides, so that elementwise work on both runs at full speed."""
+    def _dead_of(self, topology: Topology) -> Tensor:
+        """Inactive places, with the weight's strides: elementwise work on both is then fastest."""
         laid_out = torch.empty_like(self.parameter, dtype=torch.bool, requires_grad=False)
-        return laid_out.copy_(flags)
+        return torch.logical_not(topology.mask, out=laid_out)
 
     @property
     def generator(self) -> torch.Generator:
@@ -64,6 +64,11 @@ class MaskedWeight(SparseLayer):
         """Let go of the gradient and the generator."""
         self._generator = None
         self.dense_grad = None
+
+    @property
+    def holds_dense(self) -> bool:
+        """Dense storage: whole layers are read without a gather."""
+        return True
 
     def weight_at(self, flat: Tensor) -> Tensor:
         """Weights at flat positions (n,) -> (n,), in the parameter's dtype."""
@@ -104,33 +109,38 @@ class MaskedWeight(SparseLayer):
         """Inactive weights to zero, their optimizer state to fresh."""
         self.parameter.masked_fill_(self._dead, 0.0)
         if optimizer is not None:
-            reset_state(optimizer, self.parameter, self._dead)
+            dead = self._dead
+            reset_state(optimizer, self.parameter, lambda t, value: t.masked_fill_(dead, value))
 
     @torch.no_grad()
     def commit(self, new: Topology, delta: TopologyDelta, optimizer: Optimizer | None) -> None:
         """Make ``new`` the topology.
 
-        What is newly grown was at zero with fresh state already, as every inactive entry is.
+        What is newly grown was at zero with fresh state already, as every inactive entry is; so
+        only what was dropped, for good or to start again, is written to.
 
         Args:
             new: The topology after ``delta``.
             delta: The decision.
             optimizer: The one that steps this weight.
         """
-        restart = _in_both(delta, new)
-        if restart is not None:
-            where = self._like_weight(restart)
-            self.parameter.masked_fill_(where, 0.0)
-            if optimizer is not None:
-                reset_state(optimizer, self.parameter, where)
+        elements = new.structure.elements_of(delta.dropped, new.shape).reshape(-1)
+
+        def fill(tensor: Tensor, value: float) -> None:
+            _fill_at(tensor, elements, value)
+
+        fill(self.parameter, 0.0)
+        if self.parameter.grad is not None:
+            fill(self.parameter.grad, 0.0)
+        if optimizer is not None:
+            reset_state(optimizer, self.parameter, fill)
         self.adopt(new)
-        self.enforce(optimizer)
 
     def adopt(self, topology: Topology) -> None:
         """Take a topology over without touching weights or state."""
         self.topology = topology
-        self.ever_active = self.ever_active | topology.active
-        self._dead = self._like_weight(~topology.mask)
+        self.ever_active.logical_or_(topology.active)
+        self._dead = self._dead_of(topology)
 
     @torch.no_grad()
     def mask_copy(self, copy: Tensor) -> None:
@@ -138,15 +148,9 @@ class MaskedWeight(SparseLayer):
         copy.masked_fill_(self._dead.to(copy.device), 0.0)
 
 
-def _in_both(delta: TopologyDelta, topology: Topology) -> Tensor | None:
-    """Mask of the units that leave and come back in one rewiring, or None."""
-    if not delta.dropped.numel() or not delta.grown.numel():
-        return None
-    flags = torch.zeros_like(topology.active)
-    flags[delta.dropped] = True
-    both = delta.grown[flags[delta.grown]]
-    if not both.numel():
-        return None
-    flags.zero_()
-    flags[both] = True
-    return Topology.from_active(flags, topology.shape, structure=topology.structure).mask
+def _fill_at(tensor: Tensor, flat: Tensor, value: float) -> None:
+    """Write ``value`` at flat row-major positions, whatever the memory format."""
+    if tensor.is_contiguous():
+        tensor.view(-1).index_fill_(0, flat, value)
+    else:
+        tensor[torch.unravel_index(flat, tensor.shape)] = value

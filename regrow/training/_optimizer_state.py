@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -68,16 +68,18 @@ def fresh_value(optimizer: Optimizer, parameter: nn.Parameter, key: str) -> floa
 
 
 @torch.no_grad()
-def reset_state(optimizer: Optimizer, parameter: nn.Parameter, where: Tensor) -> None:
-    """Make every state tensor of the parameter's shape fresh where ``where`` is True.
+def reset_state(
+    optimizer: Optimizer, parameter: nn.Parameter, fill: Callable[[Tensor, float], object]
+) -> None:
+    """Make state tensors of the parameter's shape fresh in some places.
 
     Args:
         optimizer: The optimizer that steps the parameter.
         parameter: The weight.
-        where: bool of its shape.
+        fill: Writes a value into those places of a tensor, in place.
     """
     for key, value in _state_tensors(optimizer, parameter):
-        value.masked_fill_(where, fresh_value(optimizer, parameter, key))
+        fill(value, fresh_value(optimizer, parameter, key))
 
 
 def check_state_shapes(optimizer: Optimizer, parameter: nn.Parameter, name: str) -> None:

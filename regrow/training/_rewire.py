@@ -9,7 +9,7 @@ from torch import Tensor
 
 from regrow._checks import check_choice, check_fraction
 from regrow.criteria import reads_gradient
-from regrow.topology import TopologyDelta, select_top
+from regrow.topology import TopologyDelta, Unstructured, select_top
 from regrow.training._budgets import Budget, Quota, Standing, per_layer
 from regrow.typing import Criterion, LayerView, Regrow
 
@@ -51,14 +51,11 @@ def rewire(
     check_choice(regrow, "regrow", REGROW)
     budget = per_layer() if budget is None else budget
     needs_grad = reads_gradient(grow)
-    standings = [
-        Standing(
-            layer,
-            _unit_scores(layer, drop, layer.topology.units),
-            can_grow=layer.has_grad or not needs_grad,
-        )
-        for layer in layers
-    ]
+    standings = []
+    for layer in layers:
+        units = layer.topology.units
+        scores = _unit_scores(layer, drop, units)
+        standings.append(Standing(layer, units, scores, layer.has_grad or not needs_grad))
     quotas = budget(standings, fraction, target)
     return {
         standing.layer.name: _decide(standing, quota, grow, regrow)
@@ -75,59 +72,65 @@ def _unit_scores(layer: LayerView, criterion: Criterion, units: Tensor) -> Tenso
 
 
 def _decide(standing: Standing, quota: Quota, grow: Criterion, regrow: Regrow) -> TopologyDelta:
-    layer, topology = standing.layer, standing.layer.topology
+    layer, topology, units = standing.layer, standing.layer.topology, standing.units
     n_prune, n_drop, n_grow = quota
     if regrow == "never":
         surplus = max(n_drop - (topology.n_units - topology.n_active - (n_grow - n_drop)), 0)
         n_drop, n_grow = n_drop - surplus, n_grow - surplus
-    units = topology.units
-    stays = _kept(standing, topology.n_active - n_prune)
-    survives = _kept(standing, topology.n_active - n_prune - n_drop)
-    gone = torch.ones_like(units, dtype=torch.bool)
-    gone[survives] = False
-    dropped = units[gone]
+    survives = _stay(standing, topology.n_active - n_prune - n_drop)
+    dropped = units[~survives]
     if not n_grow:
         return TopologyDelta(dropped, dropped.new_empty(0))
-
-    free = ~topology.active
+    taken = topology.active.clone()
     if regrow != "never":
-        free[dropped] = True
-    candidates = free.nonzero().squeeze(1)
-    scores = _unit_scores(layer, grow, candidates)
-    groups, counts = _growth_counts(standing, survives, candidates, n_grow)
-    grown = candidates[select_top(scores, groups, counts)]
-    if regrow == "keep":
-        # Dropped to make room and chosen again: nothing happened to it.
-        only_dropped = torch.zeros_like(topology.active)
-        only_dropped[dropped] = True
-        pruned = torch.ones_like(gone)
-        pruned[stays] = False
-        only_dropped[units[pruned]] = False
-        back = grown[only_dropped[grown]]
-        only_dropped.zero_()
-        only_dropped[back] = True
-        dropped, grown = dropped[~only_dropped[dropped]], grown[~only_dropped[grown]]
-    return TopologyDelta(dropped, grown)
+        taken[dropped] = False
+    grown = _grow(layer, grow, taken, units[survives], n_grow)
+    if regrow != "keep":
+        return TopologyDelta(dropped, grown)
+    # Dropped to make room and chosen again: nothing happened to it.
+    back = grown[topology.active[grown]]
+    if n_prune:
+        pruned = units[~_stay(standing, topology.n_active - n_prune)]
+        back = back[~torch.isin(back, pruned, assume_unique=True)]
+    return TopologyDelta(
+        dropped[~torch.isin(dropped, back, assume_unique=True)],
+        grown[~torch.isin(grown, back, assume_unique=True)],
+    )
 
 
-def _kept(standing: Standing, n_kept: int) -> Tensor:
-    return select_top(standing.scores, None, n_kept)
+def _stay(standing: Standing, n_kept: int) -> Tensor:
+    """Flags over the active units: the ``n_kept`` of the highest scores."""
+    flags = torch.zeros_like(standing.units, dtype=torch.bool)
+    flags[select_top(standing.scores, None, n_kept)] = True
+    return flags
+
+
+def _grow(
+    layer: LayerView, criterion: Criterion, taken: Tensor, survivors: Tensor, n_grow: int
+) -> Tensor:
+    """The units that enter, ascending: the highest scores among those that are not taken."""
+    structure, shape = layer.topology.structure, layer.topology.shape
+    on_whole = layer.holds_dense and getattr(criterion, "on_whole", False)
+    if on_whole and isinstance(structure, Unstructured):
+        scores = criterion(layer, slice(None))  # type: ignore[arg-type]
+        return select_top(scores.masked_fill_(taken, -torch.inf), None, n_grow)
+    candidates = (~taken).nonzero().squeeze(1)
+    scores = _unit_scores(layer, criterion, candidates)
+    if structure.n_groups(shape) == 1:
+        return candidates[select_top(scores, None, n_grow)]
+    groups, counts = _growth_counts(layer, survivors, candidates)
+    return candidates[select_top(scores, groups, counts)]
 
 
 def _growth_counts(
-    standing: Standing, survives: Tensor, candidates: Tensor, n_grow: int
-) -> tuple[Tensor | None, Tensor | int]:
+    layer: LayerView, survivors: Tensor, candidates: Tensor
+) -> tuple[Tensor, Tensor]:
     """Which group each candidate is in, and how many each group grows: as many as it lost.
 
     Drops are chosen over the whole layer: with two units a group, a count of drops for each
     group would round to none and the topology would never move.
     """
-    topology = standing.layer.topology
-    structure, shape = topology.structure, topology.shape
-    if structure.n_groups(shape) == 1:
-        return None, n_grow
-    before = structure.group_of(topology.units, shape)
-    after = structure.group_of(topology.units[survives], shape)
+    structure, shape = layer.topology.structure, layer.topology.shape
     n_groups = structure.n_groups(shape)
-    lost = torch.bincount(before, minlength=n_groups) - torch.bincount(after, minlength=n_groups)
-    return structure.group_of(candidates, shape), lost
+    left = torch.bincount(structure.group_of(survivors, shape), minlength=n_groups)
+    return structure.group_of(candidates, shape), layer.topology.counts() - left

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import final
 
@@ -90,14 +91,24 @@ def _found_inf(optimizer: Optimizer) -> bool:
 
 
 def _all_finite(optimizers: Sequence[Optimizer]) -> Tensor:
-    """Whether every gradient of the optimizers is finite, as a tensor: no wait for the device."""
-    grads = [
-        parameter.grad
-        for optimizer in optimizers
-        for group in optimizer.param_groups
-        for parameter in group["params"]
-        if parameter.grad is not None
-    ]
-    if not grads:
+    return all_finite(
+        [
+            parameter.grad
+            for optimizer in optimizers
+            for group in optimizer.param_groups
+            for parameter in group["params"]
+            if parameter.grad is not None
+        ]
+    )
+
+
+def all_finite(tensors: Sequence[Tensor]) -> Tensor:
+    """Whether every element is finite, as a bool tensor: no wait for the device.
+
+    The largest magnitude tells in one pass, and cannot overflow as a sum of squares would.
+    """
+    if not tensors:
         return torch.tensor(True)  # noqa: FBT003
-    return torch.stack([norm.isfinite() for norm in torch._foreach_norm(grads)]).all()
+    norms = torch._foreach_norm(list(tensors), math.inf)
+    device = norms[0].device
+    return torch.stack([norm.isfinite().to(device) for norm in norms]).all()
