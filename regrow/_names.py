@@ -21,11 +21,13 @@ class Owned:
         name: First canonical name: as in ``named_parameters()``, wrappers' prefixes removed.
         parameter: The tensor.
         owners: (canonical name, module, attribute) of each place; more than one where tied.
+        paths: (canonical name, path of the module below the unwrapped model, attribute) likewise.
     """
 
     name: str
     parameter: nn.Parameter
     owners: tuple[tuple[str, nn.Module, str], ...]
+    paths: tuple[tuple[str, str, str], ...]
 
 
 def canonical_name(name: str) -> str:
@@ -46,13 +48,21 @@ def unwrap(model: nn.Module) -> nn.Module:
 
 def owned_parameters(model: nn.Module) -> list[Owned]:
     """Every parameter of a model once, in the order of ``named_parameters()``."""
-    places: dict[int, list[tuple[str, nn.Module, str]]] = {}
+    places: dict[int, list[tuple[str, str, nn.Module, str]]] = {}
     parameters: dict[int, nn.Parameter] = {}
     for path, module in unwrap(model).named_modules():
         for attribute, parameter in module._parameters.items():
             if parameter is None:
                 continue
             name = canonical_name(f"{path}.{attribute}" if path else attribute)
-            places.setdefault(id(parameter), []).append((name, module, attribute))
+            places.setdefault(id(parameter), []).append((name, path, module, attribute))
             parameters[id(parameter)] = parameter
-    return [Owned(p[0][0], parameters[key], tuple(p)) for key, p in places.items()]
+    return [
+        Owned(
+            held[0][0],
+            parameters[key],
+            tuple((name, module, attribute) for name, _, module, attribute in held),
+            tuple((name, path, attribute) for name, path, _, attribute in held),
+        )
+        for key, held in places.items()
+    ]

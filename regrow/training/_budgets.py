@@ -236,17 +236,22 @@ def redistribute(share: Share = by_nnz) -> Budget:
 def _spread(total: int, claims: Sequence[float], room: Sequence[int]) -> list[int]:
     """Split ``total`` in proportion to ``claims``, none above its ``room``."""
     given = [0] * len(claims)
-    left = total
-    while left:
-        open_ = [i for i in range(len(claims)) if given[i] < room[i]]
-        weight = sum(claims[i] for i in open_)
+    while left := total - sum(given):
+        unfilled = [i for i in range(len(claims)) if given[i] < room[i]]
+        weight = sum(claims[i] for i in unfilled)
         # Layers that claim nothing share what the others cannot hold.
-        shares = {i: left * claims[i] / weight if weight else left / len(open_) for i in open_}
-        taken = {i: min(math.floor(shares[i]), room[i] - given[i]) for i in open_}
-        if not any(taken.values()):
-            ranked = sorted(open_, key=lambda i: -shares[i])
-            taken = dict.fromkeys(ranked[:left], 1)
-        for i, n in taken.items():
+        shares = {
+            i: left * claims[i] / weight if weight else left / len(unfilled) for i in unfilled
+        }
+        full = [i for i in unfilled if given[i] + shares[i] >= room[i]]
+        for i in full:
+            given[i] = room[i]
+        if full:
+            continue
+        whole = {i: math.floor(share) for i, share in shares.items()}
+        by_remainder = sorted(unfilled, key=lambda i: whole[i] - shares[i])
+        for i in by_remainder[: left - sum(whole.values())]:
+            whole[i] += 1
+        for i, n in whole.items():
             given[i] += n
-        left = total - sum(given)
     return given

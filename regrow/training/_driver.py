@@ -68,8 +68,12 @@ class StepDriver:
     def forget_step(self) -> None:
         """Let go of what belongs to the step under way."""
         self._round = Round(self._optimizers)
+        self._forget_rewiring()
+
+    def _forget_rewiring(self) -> None:
         self._dense: dict[str, Tensor] = {}
         self._rewired = False
+        self._finite: bool | None = None
 
     @property
     def due(self) -> int | None:
@@ -87,17 +91,21 @@ class StepDriver:
 
     def before_step(self, index: int) -> None:
         """Hook: gradients are complete, weights have not moved."""
-        self._round.enter(index)
+        if self._round.enter(index):
+            self._forget_rewiring()
         rule, due = self._rule, self.due
         if rule is None or due is None:
             return
         optimizer, last = self._optimizers[index], self._round.is_last(index)
         mine = self._layers_of(optimizer)
         if rule.reads_gradient:
+            if self._finite is None:
+                self._finite = self._finite_everywhere()
             self._keep_dense_grads(mine, copy=rule.weight_step == "before")
-        if rule.weight_step != "before" and last and not self._round.skipped:
-            self._rewired = self._rewired or self._rewire(rule, due)
-        if rule.weight_step == "skip" and not self._round.skipped and (self._rewired or not last):
+        comes = self._finite is not False and not self._round.skipped
+        if rule.weight_step != "before" and last and comes and not self._rewired:
+            self._rewired = self._rewire(rule, due)
+        if rule.weight_step == "skip" and comes:
             _forget_grads(optimizer)
         else:
             for layer in mine:
@@ -121,7 +129,7 @@ class StepDriver:
                     check_state_shapes(layer.optimizer, layer.parameter, layer.name)
         rule, due = self._rule, self.due
         if rule is not None and due is not None:
-            if rule.weight_step == "before":
+            if rule.weight_step == "before" and self._finite is not False:
                 self._rewired = self._rewire(rule, due)
             # Not finite somewhere: it stays due, also behind the last planned step.
             self.progress.overdue = None if self._rewired else due
@@ -129,6 +137,18 @@ class StepDriver:
 
     def _layers_of(self, optimizer: Optimizer) -> list[MaskedWeight]:
         return [layer for layer in self._layers if layer.optimizer is optimizer]
+
+    def _finite_everywhere(self) -> bool:
+        """Whether all layers' gradients are finite on all ranks; asked once, before any steps."""
+        grads = [x.parameter.grad for x in self._layers if x.parameter.grad is not None]
+        group = resolve_group(self._model, self._process_group)
+        device = self._layers[0].parameter.device
+        finite = bool(all_finite(grads).item())
+        finite = true_on_all(flag=finite, group=group, device=device)
+        if not finite:
+            step = self.progress.steps + 1
+            _log.info("step %d: a gradient is not finite; rewiring waits", step)
+        return finite
 
     def _keep_dense_grads(self, layers: Sequence[MaskedWeight], *, copy: bool) -> None:
         for layer in layers:
@@ -145,15 +165,10 @@ class StepDriver:
             self._dense[layer.name] = dense
 
     def _rewire(self, rule: Rule, due: int) -> bool:
-        """Decide and apply the rewiring planned for step ``due``; False where it must wait."""
+        """Decide and apply the rewiring planned for step ``due``."""
         step = self.progress.steps + 1
         group = resolve_group(self._model, self._process_group)
         device = self._layers[0].parameter.device
-        if rule.reads_gradient:
-            finite = bool(all_finite(list(self._dense.values())).item())
-            if not true_on_all(flag=finite, group=group, device=device):
-                _log.info("step %d: a gradient is not finite; rewiring waits", step)
-                return False
         for layer in self._layers:
             layer.begin(self.progress.seed, step, self._dense.get(layer.name))
             if rule.reads_gradient and not layer.has_grad:
@@ -181,6 +196,7 @@ class StepDriver:
         for layer, delta in zip(self._layers, deltas, strict=True):
             if not delta.is_empty:
                 layer.commit(apply(layer.topology, delta), delta, layer.optimizer)
+                layer.mask_grad()
         record = Rewiring.of(step, deltas, [layer.topology for layer in self._layers])
         self.progress.history.append(record)
         dropped, grown, nnz = sum(record.n_dropped), sum(record.n_grown), sum(record.nnz)

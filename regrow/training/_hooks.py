@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import sys
+import weakref
 from collections.abc import Callable
+from types import FrameType
 from typing import TYPE_CHECKING, Any, Protocol, final
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from regrow._names import owned_parameters
+from regrow._names import owned_parameters, unwrap
 from regrow.errors import SparsityError
 
 if TYPE_CHECKING:
@@ -31,46 +34,83 @@ class Driver(Protocol):
 
 @final
 class _GradHook:
-    """Called with the parameter after each accumulation into its ``.grad``."""
+    """Called with the parameter after each accumulation into its ``.grad``.
+
+    It holds on to nothing: a parameter keeps its hooks where the garbage collector does not look,
+    and a model that was forgotten would stay for good. The optimizer's hooks keep the driver.
+    """
 
     def __init__(self, driver: Driver, layer: MaskedWeight) -> None:
-        self._driver = driver
-        self._layer = layer
+        self._driver = weakref.ref(driver)
+        self._layer = weakref.ref(layer)
+
+    @property
+    def is_live(self) -> bool:
+        """Whether there is still an updater behind it."""
+        return self._driver() is not None
 
     def __call__(self, parameter: Tensor) -> None:
         del parameter
-        self._driver.grad_arrived(self._layer)
+        driver, layer = self._driver(), self._layer()
+        if driver is not None and layer is not None:
+            driver.grad_arrived(layer)
 
 
 @final
 class ParameterGuard:
-    """Forward pre-hook: the model still holds the parameters that were made sparse.
+    """Notices where the model holds other parameters than those that were made sparse.
 
     ``fully_shard`` after the call and ``load_state_dict(assign=True)`` replace parameters, and a
-    new optimizer then knows nothing of the topology. A copy of the guard, made with a copied or
-    pickled model, guards nothing: the copy is a plain dense module.
+    new optimizer then knows nothing of the topology. A forward pre-hook; a copy of it, made with a
+    copied or pickled model, guards nothing: the copy is a plain dense module.
+
+    Args:
+        root: The module inside all wrappers, or None for nothing to guard.
+        places: (name, path of the owning module, attribute, parameter) of each place.
     """
 
-    def __init__(self, places: list[tuple[str, nn.Module, str, nn.Parameter]]) -> None:
+    def __init__(
+        self,
+        root: nn.Module | None,
+        places: list[tuple[str, list[str], str, nn.Parameter]],
+    ) -> None:
+        self._root = root
         self._places = places
 
-    def __call__(self, module: nn.Module, inputs: tuple[Any, ...]) -> None:
-        del module, inputs
-        if torch.compiler.is_compiling():
-            return
-        for name, owner, attribute, parameter in self._places:
-            if owner._parameters.get(attribute) is not parameter:
+    def check(self) -> None:
+        """Raise ``SparsityError`` if a parameter was replaced."""
+        for name, path, attribute, parameter in self._places:
+            owner = self._root
+            for part in path:
+                owner = None if owner is None else owner._modules.get(part)
+            if owner is None or owner._parameters.get(attribute) is not parameter:
                 raise SparsityError(
                     f"the parameter {name!r} was replaced after it was made sparse (sharding, "
                     "load_state_dict(assign=True), or an assignment): replace parameters first, "
                     "then build the optimizer, then call the method again"
                 )
 
-    def __deepcopy__(self, memo: dict[int, object]) -> ParameterGuard:
-        return ParameterGuard([])
+    def __call__(self, module: nn.Module, inputs: tuple[Any, ...]) -> None:
+        del module, inputs
+        if not torch.compiler.is_compiling():
+            self.check()
 
-    def __reduce__(self) -> tuple[type[ParameterGuard], tuple[list[object]]]:
-        return ParameterGuard, ([],)
+    def __deepcopy__(self, memo: dict[int, object]) -> ParameterGuard:
+        return ParameterGuard(None, [])
+
+    def __reduce__(self) -> tuple[type[ParameterGuard], tuple[None, list[object]]]:
+        return ParameterGuard, (None, [])
+
+
+def _guard(model: nn.Module, names: set[str]) -> ParameterGuard:
+    root = unwrap(model)
+    places = [
+        (name, path.split(".") if path else [], attribute, one.parameter)
+        for one in owned_parameters(model)
+        if one.name in names
+        for name, path, attribute in one.paths
+    ]
+    return ParameterGuard(root, places)
 
 
 def check_unattached(layers: list[MaskedWeight]) -> None:
@@ -81,7 +121,7 @@ def check_unattached(layers: list[MaskedWeight]) -> None:
     """
     for layer in layers:
         hooks = layer.parameter._post_accumulate_grad_hooks or {}
-        if any(isinstance(hook, _GradHook) for hook in hooks.values()):
+        if any(isinstance(hook, _GradHook) and hook.is_live for hook in hooks.values()):
             raise SparsityError(
                 f"{layer.name!r} is driven by another updater: call its detach() first"
             )
@@ -111,6 +151,8 @@ class Attachment:
         optimizers: list[Optimizer],
     ) -> None:
         self._driver = driver
+        self._guard = _guard(model, {layer.name for layer in layers})
+        self._stepping: list[FrameType | None] = [None] * len(optimizers)
         self._handles: list[_Removable] = []
         for layer in layers:
             hook = _GradHook(driver, layer)
@@ -119,16 +161,7 @@ class Attachment:
         for index, optimizer in enumerate(optimizers):
             self._handles.append(optimizer.register_step_pre_hook(self._pre_hook(index)))
             self._handles.append(optimizer.register_step_post_hook(self._post_hook(index)))
-        names = {layer.name for layer in layers}
-        guard = ParameterGuard(
-            [
-                (one.name, owner, attribute, one.parameter)
-                for one in owned_parameters(model)
-                if one.name in names
-                for _, owner, attribute in one.owners
-            ]
-        )
-        self._handles.append(model.register_forward_pre_hook(guard))
+        self._handles.append(model.register_forward_pre_hook(self._guard))
 
     def remove(self) -> None:
         """Remove every hook."""
@@ -141,6 +174,11 @@ class Attachment:
             optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
         ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
             del optimizer  # the driver knows it by its index
+            caller = sys._getframe(1)
+            if self._is_nested(index, caller):
+                return None
+            self._stepping[index] = caller
+            self._guard.check()
             closure = args[1] if len(args) > 1 else kwargs.get("closure")
             if closure is None:
                 self._driver.before_step(index)
@@ -151,6 +189,19 @@ class Attachment:
             return args, {**kwargs, "closure": wrapped}
 
         return hook
+
+    def _is_nested(self, index: int, caller: FrameType) -> bool:
+        """Whether the optimizer is stepping already: a subclass that calls ``super().step()``.
+
+        torch then runs the hooks twice. A flag would not do: it would stay set where a step, or
+        its closure, raised; so the step under way must really be among the callers.
+        """
+        outer, frame = self._stepping[index], caller.f_back
+        while outer is not None and frame is not None:
+            if frame is outer:
+                return True
+            frame = frame.f_back
+        return False
 
     def _wrap(self, closure: Callable[[], Any], index: int) -> Callable[[], Any]:
         """A closure computes the gradients itself, so our turn is right behind it."""
@@ -165,6 +216,8 @@ class Attachment:
     def _post_hook(self, index: int) -> Callable[..., None]:
         def hook(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             del optimizer, args, kwargs
-            self._driver.after_step(index)
+            if self._stepping[index] is sys._getframe(1):
+                self._stepping[index] = None
+                self._driver.after_step(index)
 
         return hook

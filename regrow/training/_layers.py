@@ -75,13 +75,15 @@ class MaskedWeight(SparseLayer):
         return self.parameter.detach().reshape(-1)[flat]
 
     def grad_at(self, flat: Tensor) -> Tensor:
-        """Dense gradient at flat positions (n,) -> (n,).
+        """Dense gradient at flat positions (n,) -> (n,); zeros where this step gave none.
 
         Raises:
-            RuntimeError: No gradient of this step is at hand.
+            RuntimeError: Not in a rewiring.
         """
+        if self._generator is None:
+            raise RuntimeError(f"layer {self.name!r} is not in a rewiring: no gradient is at hand")
         if self.dense_grad is None:
-            raise RuntimeError(f"layer {self.name!r} has no dense gradient in this step")
+            return torch.zeros_like(self.weight_at(flat))
         return self.dense_grad.reshape(-1)[flat]
 
     def state_at(self, key: str, flat: Tensor) -> Tensor:
@@ -130,8 +132,6 @@ class MaskedWeight(SparseLayer):
             _fill_at(tensor, elements, value)
 
         fill(self.parameter, 0.0)
-        if self.parameter.grad is not None:
-            fill(self.parameter.grad, 0.0)
         if optimizer is not None:
             reset_state(optimizer, self.parameter, fill)
         self.adopt(new)

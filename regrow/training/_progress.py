@@ -133,7 +133,28 @@ def read_progress(
         overdue=None if overdue < 0 else overdue,
         history=_read_history(_entry(state, "history", Tensor), len(layers)),
     )
+    _check_consistent(progress, topologies)
     return progress, topologies, ever_active
+
+
+def _check_consistent(progress: Progress, topologies: Sequence[Topology]) -> None:
+    steps = [record.step for record in progress.history]
+    if steps != sorted(set(steps)) or any(not 1 <= step <= progress.steps for step in steps):
+        raise SparsityError(
+            f"the state is damaged: rewirings at steps {steps[:5]} ... do not ascend up to the "
+            f"{progress.steps} steps performed"
+        )
+    nnz = [list(record.nnz) for record in progress.history]
+    now = [topology.nnz for topology in topologies]
+    if [progress.initial_nnz, *nnz][-1] != now:
+        raise SparsityError(
+            f"the state is damaged: its topologies have {now} connections, its history others"
+        )
+    sizes = [topology.n_elements for topology in topologies]
+    counts = [progress.initial_nnz, *nnz]
+    counts += [list(numbers) for r in progress.history for numbers in (r.n_dropped, r.n_grown)]
+    if any(not 0 <= n <= size for row in counts for n, size in zip(row, sizes, strict=True)):
+        raise SparsityError("the state is damaged: a count in its history is out of range")
 
 
 def _read_layer(layer: MaskedWeight, saved: object) -> tuple[Topology, Tensor]:

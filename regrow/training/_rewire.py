@@ -41,8 +41,8 @@ def rewire(
             chosen again starts at zero whatever this says (GraNet's code).
 
     Returns:
-        Layer name -> decision. A layer without a gradient, where ``grow`` reads it, drops only
-        towards the target.
+        Layer name -> decision. A layer without a gradient, where ``drop`` or ``grow`` reads
+        it, drops only towards the target.
 
     Raises:
         ValueError: ``fraction`` or ``regrow`` is out of range.
@@ -50,7 +50,7 @@ def rewire(
     check_fraction(fraction, "fraction", closed=True)
     check_choice(regrow, "regrow", REGROW)
     budget = per_layer() if budget is None else budget
-    needs_grad = reads_gradient(grow)
+    needs_grad = reads_gradient(grow) or reads_gradient(drop)
     standings = []
     for layer in layers:
         units = layer.topology.units
@@ -113,7 +113,9 @@ def _grow(
     on_whole = layer.holds_dense and getattr(criterion, "on_whole", False)
     if on_whole and isinstance(structure, Unstructured):
         scores = criterion(layer, slice(None))  # type: ignore[arg-type]
-        return select_top(scores.masked_fill_(taken, -torch.inf), None, n_grow)
+        grown = select_top(scores.masked_fill_(taken, -torch.inf), None, n_grow)
+        if not bool(taken[grown].any()):  # NaN ranks as low as what is taken
+            return grown
     candidates = (~taken).nonzero().squeeze(1)
     scores = _unit_scores(layer, criterion, candidates)
     if structure.n_groups(shape) == 1:

@@ -45,14 +45,17 @@ class Round:
         """Whether optimizer ``index`` ends the round."""
         return index == len(self._optimizers) - 1
 
-    def enter(self, index: int) -> None:
+    def enter(self, index: int) -> bool:
         """Optimizer ``index`` is about to step.
+
+        Returns:
+            Whether the round before was broken off: a scaler skipped its last optimizers.
 
         Raises:
             SparsityError: It is not its turn, and no overflow explains that.
         """
-        if index < self._next:
-            # The last ones of the round before were left out.
+        broken_off = index < self._next
+        if broken_off:
             if self._later_finite is None or bool(self._later_finite.item()):
                 raise SparsityError(self._order_message(index))
             self.close()
@@ -66,6 +69,7 @@ class Round:
             self._skipped = True
         later = self._optimizers[index + 1 :]
         self._later_finite = _all_finite(later) if later else None
+        return broken_off
 
     def leave(self, index: int) -> None:
         """Optimizer ``index`` has stepped."""

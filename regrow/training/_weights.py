@@ -75,6 +75,9 @@ def choose_weights(model: nn.Module, select: Select) -> list[Owned]:
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
     owned = owned_parameters(model)
     predicate = _as_predicate(select, owned)
+    for one in owned:
+        if isinstance(one.parameter, nn.parameter.UninitializedParameter):
+            raise SparsityError(f"{one.name!r} is not initialised: run the lazy model once first")
     chosen = []
     for one in owned:
         picked = any(predicate(name, module, one.parameter) for name, module, _ in one.owners)
@@ -101,8 +104,6 @@ def _is_embedding(one: Owned) -> bool:
 
 def _check_eligible(one: Owned) -> None:
     parameter = one.parameter
-    if isinstance(parameter, nn.parameter.UninitializedParameter):
-        raise SparsityError(f"{one.name!r} is not initialised: run the lazy model once first")
     if not parameter.requires_grad:
         raise SparsityError(
             f"{one.name!r} has requires_grad=False and would never train: leave it out with "
