@@ -10,6 +10,8 @@ from regrow.models import NAMES, build, constructor, resnet18, resnet34, small_c
 
 
 class Net(nn.Module):
+    depth_limit = 4
+
     def __init__(self, num_classes=3, depth=1):
         super().__init__()
         self.layer = nn.Linear(2, num_classes)
@@ -57,7 +59,9 @@ def test_the_number_of_classes_reaches_the_right_argument(module, function):
 
 
 def test_classes_are_constructors_too(module):
-    assert find(module, Net)(6).layer.out_features == 6
+    make = find(module, Net)
+    assert make(6).layer.out_features == 6
+    assert not hasattr(make, "depth_limit")
 
 
 def test_torchvisions_models_can_be_named():

@@ -1,5 +1,6 @@
 import itertools
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -8,6 +9,7 @@ from torch import nn
 
 from regrow.errors import SparsityError
 from regrow.models import match_parameters, resnet18, resnet34, small_cnn, vgg16_bn
+from regrow.models._match import _steps
 
 
 def n_parameters(make, n_classes, **arguments):
@@ -47,6 +49,13 @@ def test_equal_to_a_thousandth_and_in_proportion(make, n_classes, default, spars
     factors = [found / full for found, full in zip(width, default, strict=True)]
     assert max(factors) - min(factors) < 2 * 3.5 / min(default)
     assert all(isinstance(channels, int) for channels in width)
+
+
+def test_among_equal_counts_the_shape_is_kept():
+    width = match_parameters(resnet34, 100, live_parameters(resnet34, 100, 0.5))
+    factor = width[3] / 512
+    for found, full in zip(width, (64, 128, 256, 512), strict=True):
+        assert abs(found - factor * full) < 1
 
 
 def test_the_whole_model_needs_no_change():
@@ -131,6 +140,14 @@ def test_any_number_of_stages(n_stages):
     width = match_parameters(stages, 10, target)
     assert len(width) == n_stages
     assert relative_error(stages, 10, width, target) < (1e-2 if n_stages < 6 else 1e-3)
+
+
+@pytest.mark.parametrize("n_stages", [1, 4, 5, 6, 9, 12])
+def test_the_search_stays_small(n_stages):
+    steps = _steps(n_stages, fine=True)
+    assert steps.shape[1] == n_stages
+    assert len(np.unique(steps, axis=0)) == len(steps) <= 20_000
+    assert abs(steps).max() == (3 if n_stages <= 5 else 1)
 
 
 def rounding(n_classes, *, width=(64, 128, 256)):

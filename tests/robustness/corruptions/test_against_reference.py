@@ -84,7 +84,7 @@ def test_glass_blur_copies_and_does_not_swap():
             swapped[here], swapped[there] = swapped[there].copy(), swapped[here].copy()
     ours = CORRUPTIONS["glass_blur"].apply(batch)[0]  # at sigma 0.05 the blur does nothing
     np.testing.assert_array_equal(ours, copied)
-    assert np.mean(ours != swapped) > 0.3
+    assert np.mean(ours != swapped) > 0.1
 
 
 @pytest.mark.parametrize("angle", [-135.0, -90.0, -45.0, -20.0, 0.0, 33.3, 45.0])
