@@ -1,0 +1,123 @@
+"""Files that are either whole or absent, whatever moment the process is killed at."""
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+_SUFFIX = ".partial"
+
+
+@contextmanager
+def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Give a temporary path beside ``path`` that takes its place when the block ends well.
+
+    The content is flushed to the disk before the rename, so that after a crash the name refers to
+    the old content or to all of the new one. On an error the temporary file is removed.
+
+    Args:
+        path: The file to write. Its folder is made where it is missing.
+
+    Yields:
+        Path to write to, in the same folder.
+    """
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.name}.{os.getpid()}{_SUFFIX}")
+    try:
+        yield temporary
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
+    """Write a file atomically.
+
+    Args:
+        path: The file. Its folder is made where it is missing.
+        content: All of its bytes.
+    """
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Write a UTF-8 text file atomically, with line ends as they stand in ``text``.
+
+    Args:
+        path: The file. Its folder is made where it is missing.
+        text: All of its text.
+    """
+    write_bytes(path, text.encode())
+
+
+def write_json(path: str | os.PathLike[str], value: object) -> None:
+    """Write a readable JSON file atomically.
+
+    Args:
+        path: The file. Its folder is made where it is missing.
+        value: Dicts with string keys, lists, strings, numbers, booleans and None.
+
+    Raises:
+        TypeError: The value holds something else.
+        ValueError: The value holds a number that JSON does not know, such as nan.
+    """
+    write_text(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_json(path: str | os.PathLike[str]) -> Any:  # noqa: ANN401  # what a JSON file holds
+    """Read a JSON file.
+
+    Args:
+        path: The file.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It holds no JSON; the message names the file.
+    """
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} holds no JSON: {error}") from error
+
+
+def remove_partial_files(folder: str | os.PathLike[str]) -> None:
+    """Remove what killed writers left in a folder and in the folders below it.
+
+    Args:
+        folder: Where to look. Files of other names stay.
+    """
+    for leftover in Path(folder).rglob(f".*{_SUFFIX}"):
+        leftover.unlink(missing_ok=True)
+
+
+def write_array(path: str | os.PathLike[str], array: np.ndarray) -> None:
+    """Write an array of numbers to a ``.npy`` file atomically.
+
+    Args:
+        path: The file. Its folder is made where it is missing.
+        array: Any array of numbers.
+
+    Raises:
+        ValueError: The array holds Python objects.
+    """
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        np.save(file, array, allow_pickle=False)
+
+
+def write_arrays(path: str | os.PathLike[str], arrays: Mapping[str, np.ndarray]) -> None:
+    """Write arrays of numbers to a compressed ``.npz`` file atomically.
+
+    Args:
+        path: The file. Its folder is made where it is missing.
+        arrays: Name -> array of numbers.
+    """
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        np.savez_compressed(file, **dict(arrays), allow_pickle=False)

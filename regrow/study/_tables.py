@@ -1,0 +1,93 @@
+"""Tables: CSV files for programs, aligned text for the terminal."""
+
+import csv
+import io
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from regrow.study._atomic import write_text
+
+
+def write_csv(
+    path: str | os.PathLike[str], rows: Sequence[Mapping[str, object]], *, columns: Sequence[str]
+) -> None:
+    """Write rows to a CSV file atomically, with a header line.
+
+    Args:
+        path: The file to write or replace.
+        rows: Column -> value. Floats are written so that they read back to the last bit, None as
+            an empty field.
+        columns: The columns, in order.
+
+    Raises:
+        ValueError: A row has other columns than these.
+    """
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(columns)
+    for row in rows:
+        if row.keys() != set(columns):
+            raise ValueError(f"a row has columns {sorted(row)}; expected {sorted(columns)}")
+        writer.writerow(["" if row[name] is None else row[name] for name in columns])
+    write_text(path, buffer.getvalue())
+
+
+def read_csv(path: str | os.PathLike[str], *, columns: Sequence[str]) -> list[dict[str, str]]:
+    """Read a CSV file with a header line.
+
+    Args:
+        path: The file.
+        columns: Columns that it must have; it may have more.
+
+    Returns:
+        Its rows, every value a string.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: A column is missing or a line too short; the message names the file.
+    """
+    with Path(path).open(newline="", encoding="utf-8") as file:
+        reader = csv.DictReader(file)
+        missing = set(columns) - set(reader.fieldnames or ())
+        if missing:
+            raise ValueError(f"{path} lacks the columns {', '.join(sorted(missing))}")
+        rows = list(reader)
+    for number, row in enumerate(rows, start=2):
+        if None in row or any(row[name] is None for name in columns):
+            raise ValueError(f"{path}, line {number}: expected one value for each column")
+    return rows
+
+
+def text_table(header: Sequence[str], rows: Sequence[Sequence[str]], *, n_left: int = 1) -> str:
+    """Set a table in aligned columns.
+
+    Args:
+        header: One title a column. A title may have several lines.
+        rows: One string a column in every row.
+        n_left: How many of the first columns are aligned to the left; the others are numbers and
+            aligned to the right.
+
+    Returns:
+        The lines, joined by line ends, without one at the end.
+
+    Raises:
+        ValueError: A row has another number of columns than the header.
+    """
+    for row in rows:
+        if len(row) != len(header):
+            raise ValueError(f"a row has {len(row)} columns, the header {len(header)}: {row!r}")
+    titles = [title.split("\n") for title in header]
+    n_lines = max(len(lines) for lines in titles)
+    # Short titles stand on the last line, next to the numbers.
+    head = [[*[""] * (n_lines - len(lines)), *lines] for lines in titles]
+    lines = [[column[i] for column in head] for i in range(n_lines)]
+    widths = [max(len(line[i]) for line in [*lines, *rows]) for i in range(len(header))]
+
+    def set_line(cells: Sequence[str]) -> str:
+        columns = zip(cells, widths, strict=True)
+        aligned = [c.ljust(w) if i < n_left else c.rjust(w) for i, (c, w) in enumerate(columns)]
+        return "  ".join(aligned).rstrip()
+
+    rule = "  ".join("-" * width for width in widths)
+    return "\n".join([*map(set_line, lines), rule, *map(set_line, rows)])
