@@ -10,7 +10,6 @@ from typing import Any, final
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry
 
 from regrow._names import owned_parameters, unwrap
 
@@ -40,7 +39,11 @@ class _Attribution(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """
 
     def __init__(self, parameters: Mapping[str, Tensor]) -> None:
+        # Imported here: it brings triton along, which `import regrow` shall not.
+        from torch.utils.flop_counter import flop_registry
+
         super().__init__()  # type: ignore[no-untyped-call]
+        self._formulas = flop_registry
         self.total = 0
         self.costs = {name: ReadCost() for name in parameters}
         self._by_storage = {_storage(p): name for name, p in parameters.items()}
@@ -55,14 +58,14 @@ class _Attribution(TorchDispatchMode):  # type: ignore[no-untyped-call]
     ) -> Any:  # noqa: ANN401
         kwargs = kwargs or {}
         packet = func._overloadpacket
-        if packet not in flop_registry and func is not torch.ops.prim.device.default:
+        if packet not in self._formulas and func is not torch.ops.prim.device.default:
             with self:
                 result = func.decompose(*args, **kwargs)
                 if result is not NotImplemented:
                     return result
         result = func(*args, **kwargs)
-        if packet in flop_registry:
-            flops = flop_registry[packet](*args, **kwargs, out_val=result)
+        if packet in self._formulas:
+            flops = self._formulas[packet](*args, **kwargs, out_val=result)
             self._book(int(flops), args, result)
         return result
 

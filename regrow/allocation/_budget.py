@@ -70,7 +70,9 @@ def allocate_counts(
         SparsityError: ``sparsity`` contradicts a rule that fixes it.
     """
     structure = Unstructured() if structure is None else structure
-    counts = _round(shapes, allocate(shapes, sparsity, rule), structure, sparsity)
+    if sparsity is not None:
+        check_fraction(sparsity, "sparsity")
+    counts = _round(shapes, _exact(shapes, sparsity, rule), structure)
     if fixes_sparsity(rule) and sparsity is not None:
         _check_agreement(shapes, counts, sparsity, rule, structure)
     empty = [name for name, count in counts.items() if count < 1]
@@ -79,27 +81,19 @@ def allocate_counts(
     return counts
 
 
-def _round(
-    shapes: Shapes, fractions: Mapping[str, float], structure: Structure, sparsity: float | None
-) -> dict[str, int]:
+def _exact(shapes: Shapes, sparsity: float | None, rule: Allocation) -> Sparsities:
+    exact: Allocation = getattr(rule, "exact", rule)
+    return exact(shapes, sparsity)
+
+
+def _round(shapes: Shapes, fractions: Mapping[str, float], structure: Structure) -> dict[str, int]:
     n_units = {name: structure.n_units(shape) for name, shape in shapes.items()}
     wanted = {name: (1 - fractions[name]) * n_units[name] for name in shapes}
     counts = {name: math.floor(value + 1e-9) for name, value in wanted.items()}
-    total = round(sum(wanted.values()))
-    if sparsity is not None:
-        # RigL's solver floors each layer's zeros; the difference is less than a unit a layer.
-        asked = n_active(sum(n_units.values()), sparsity)
-        total = asked if abs(asked - total) <= len(shapes) else total
-    left = total - sum(counts.values())
+    left = round(sum(wanted.values())) - sum(counts.values())
     by_remainder = sorted(shapes, key=lambda name: counts[name] - wanted[name])
-    if left >= 0:
-        for name in [name for name in by_remainder if counts[name] < n_units[name]][:left]:
-            counts[name] += 1
-    else:
-        for name in [name for name in reversed(by_remainder) if wanted[name] < n_units[name]][
-            :-left
-        ]:
-            counts[name] -= 1
+    for name in [name for name in by_remainder if counts[name] < n_units[name]][: max(left, 0)]:
+        counts[name] += 1
     return counts
 
 
@@ -131,7 +125,7 @@ def _infeasible(
     low, high = 0.0, sparsity
     for _ in range(40):
         middle = (low + high) / 2
-        if min(_round(shapes, rule(shapes, middle), structure, middle).values()) >= 1:
+        if min(_round(shapes, _exact(shapes, middle, rule), structure).values()) >= 1:
             low = middle
         else:
             high = middle

@@ -60,8 +60,18 @@ class _ErdosRenyi:
     def __call__(self, shapes: Shapes, sparsity: float | None) -> Sparsities:
         raw = {name: self._raw(shape) for name, shape in shapes.items()}
         if self.epsilon is None:
-            return _solve(shapes, raw, _required(sparsity, self), str(self))
+            return _solve(shapes, raw, _required(sparsity, self), str(self), floor=True)
         return {name: 1 - min(1.0, self.epsilon * value) for name, value in raw.items()}
+
+    def exact(self, shapes: Shapes, sparsity: float | None) -> Sparsities:
+        """The same without flooring each layer's zeros: the sum is the budget, not a little above.
+
+        Whole numbers of units start from this.
+        """
+        if self.epsilon is not None:
+            return self(shapes, sparsity)
+        raw = {name: self._raw(shape) for name, shape in shapes.items()}
+        return _solve(shapes, raw, _required(sparsity, self), str(self), floor=False)
 
     def _raw(self, shape: Shape) -> float:
         dims = shape if self.kernel else shape[:2]
@@ -75,9 +85,10 @@ class _ErdosRenyi:
 def erdos_renyi_kernel(*, power: float = 1.0) -> Allocation:
     """ERK: density proportional to (n_out + n_in + kh + kw) / (n_out n_in kh kw).
 
-    Layers whose density would exceed 1 become dense and the rest is solved again, with the whole
-    numbers of zeros, floor(S n), that RigL's code uses (Evci et al. 2020, section 3.1; code
-    ``get_sparsities`` of google-research/rigl).
+    Layers whose density would exceed 1 become dense and the rest is solved again (Evci et al.
+    2020, section 3.1). As fractions, with the whole numbers of zeros, floor(S n), that RigL's code
+    uses, so that its FLOPs come out to the last digit; whole numbers of units start from the real
+    numbers, as the PyTorch ports do, so that their sum is the budget.
 
     Args:
         power: Exponent of the ratio (``erk_power_scale`` of RigL's code, default 1 there too);
@@ -170,14 +181,18 @@ def _required(sparsity: float | None, rule: Allocation) -> float:
     return sparsity
 
 
-def _solve(shapes: Shapes, raw: Mapping[str, float], sparsity: float, rule: str) -> Sparsities:
+def _solve(
+    shapes: Shapes, raw: Mapping[str, float], sparsity: float, rule: str, *, floor: bool
+) -> Sparsities:
     """Scale raw densities to the budget; what would exceed 1 becomes dense, largest first."""
     n_weights = {name: math.prod(shape) for name, shape in shapes.items()}
-    n_zeros = {name: math.floor(sparsity * n) for name, n in n_weights.items()}
+    n_zeros = {
+        name: math.floor(sparsity * n) if floor else sparsity * n for name, n in n_weights.items()
+    }
     dense: set[str] = set()
     while len(dense) < len(shapes):
         sparse = [name for name in shapes if name not in dense]
-        budget = sum(n_weights[name] - n_zeros[name] for name in sparse)
+        budget: float = sum(n_weights[name] - n_zeros[name] for name in sparse)
         budget -= sum(n_zeros[name] for name in dense)
         if budget <= 0:
             raise InfeasibleSparsityError(

@@ -1,0 +1,171 @@
+"""select_top and select_top_reference against a sort in plain Python."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from strategies import awkward_floats
+
+from regrow.errors import SparsityError
+from regrow.topology import _select, select_top, select_top_reference
+
+FLOATS = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
+
+
+def brute_force(scores, k):
+    """The k best positions: highest score first, NaN as -inf, then the lower position."""
+    values = [-math.inf if isinstance(x, float) and math.isnan(x) else x for x in scores]
+    best = sorted(range(len(values)), key=lambda i: (-values[i], i))
+    return sorted(best[:k])
+
+
+def by_reference(scores, k):
+    groups = torch.zeros(scores.numel(), dtype=torch.int64)
+    return select_top_reference(scores, groups, torch.tensor([k]))
+
+
+@st.composite
+def scores_and_count(draw):
+    values = draw(st.lists(awkward_floats, max_size=40))
+    scores = torch.tensor(values, dtype=draw(st.sampled_from(FLOATS)))
+    return scores, draw(st.integers(0, len(values)))
+
+
+@given(scores_and_count())
+def test_one_group_is_the_brute_force_choice(case):
+    scores, k = case
+    expected = brute_force(scores.tolist(), k)
+    chosen = select_top(scores, None, k)
+    assert chosen.dtype == torch.int64
+    assert chosen.tolist() == expected
+    assert by_reference(scores, k).tolist() == expected
+
+
+@given(st.lists(st.integers(-3, 3), max_size=40), st.data())
+def test_integer_scores(values, data):
+    k = data.draw(st.integers(0, len(values)))
+    scores = torch.tensor(values, dtype=torch.int64)
+    assert select_top(scores, None, k).tolist() == brute_force(values, k)
+
+
+@given(st.lists(st.tuples(awkward_floats, st.integers(0, 3)), max_size=40), st.data())
+def test_groups_are_chosen_apart(pairs, data):
+    scores = torch.tensor([score for score, _ in pairs], dtype=torch.float64)
+    groups = torch.tensor([group for _, group in pairs], dtype=torch.int64)
+    members = [[i for i, (_, g) in enumerate(pairs) if g == group] for group in range(4)]
+    k = [data.draw(st.integers(0, len(own))) for own in members]
+    expected = []
+    for own, n in zip(members, k, strict=True):
+        expected += [own[i] for i in brute_force([pairs[i][0] for i in own], n)]
+    assert select_top(scores, groups, torch.tensor(k)).tolist() == sorted(expected)
+
+
+@given(scores_and_count())
+def test_scores_are_left_as_they_were(case):
+    scores, k = case
+    before = scores.clone()
+    select_top(scores, None, k)
+    assert torch.equal(scores.nan_to_num(nan=7.0), before.nan_to_num(nan=7.0))
+
+
+@given(scores_and_count(), st.integers(1, 6))
+def test_cutting_at_a_sampled_bound_changes_nothing(case, n_sampled):
+    """Whatever the sample says: here it is tiny, and sees anything but the typical scores."""
+    scores, k = case
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_select, "_SAMPLE_FROM", n_sampled)
+        patch.setattr(_select, "_SAMPLE", n_sampled)
+        assert select_top(scores, None, k).tolist() == brute_force(scores.tolist(), k)
+
+
+N_LARGE = _select._SAMPLE_FROM + 12_345
+STRIDE = N_LARGE // _select._SAMPLE
+
+
+def large(name):
+    n = N_LARGE
+    generator = torch.Generator().manual_seed(1)
+    normal = torch.randn(n, generator=generator)
+    ramp = torch.arange(n, dtype=torch.float32)
+    on_sample = torch.zeros(n, dtype=torch.bool)
+    on_sample[::STRIDE] = True
+    return {
+        "normal": lambda: normal,
+        "rounded, many ties": lambda: normal.round(decimals=1),
+        "ascending": lambda: ramp,
+        "descending": lambda: -ramp,
+        "constant": lambda: torch.ones(n),
+        "mostly zero": lambda: torch.where(normal > 3, normal, torch.zeros(())),
+        "all NaN": lambda: torch.full((n,), torch.nan),
+        "half NaN": lambda: torch.where(normal > 0, normal, torch.tensor(torch.nan)),
+        "half inf": lambda: torch.where(normal > 0, torch.tensor(torch.inf), normal),
+        "sample sees the best only": lambda: torch.where(on_sample, normal + 100, normal),
+        "sample sees the worst only": lambda: torch.where(on_sample, normal - 100, normal),
+        "best in one run": lambda: torch.where(ramp > n - 5000, normal + 100, normal),
+    }[name]()
+
+
+LARGE = [
+    "normal", "rounded, many ties", "ascending", "descending", "constant", "mostly zero", "all NaN",
+    "half NaN", "half inf", "sample sees the best only", "sample sees the worst only",
+    "best in one run",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LARGE)
+def test_large_inputs(name):
+    scores = large(name)
+    order = torch.sort(scores.nan_to_num(nan=-math.inf, posinf=math.inf, neginf=-math.inf),
+                       descending=True, stable=True).indices  # fmt: skip
+    for k in (0, 1, N_LARGE // 100, N_LARGE // 10, N_LARGE // 2 - 1, N_LARGE - 1):
+        expected = order[:k].sort().values
+        assert torch.equal(select_top(scores, None, k), expected), k
+    assert torch.equal(select_top(scores, None, N_LARGE), torch.arange(N_LARGE))
+
+
+def test_large_inputs_are_cut_before_the_exact_search(monkeypatch):
+    """Else the tests of large inputs would test the plain path twice."""
+    searched = []
+    kthvalue = torch.kthvalue
+    monkeypatch.setattr(
+        torch, "kthvalue", lambda x, k: searched.append(x.numel()) or kthvalue(x, k)
+    )
+    select_top(large("normal"), None, N_LARGE // 100)
+    assert searched
+    assert searched[0] < N_LARGE // 20
+
+
+def test_all_elements_and_none():
+    scores = torch.tensor([math.nan, 1.0, -math.inf])
+    assert select_top(scores, None, 0).tolist() == []
+    assert select_top(scores, None, 3).tolist() == [0, 1, 2]
+    assert select_top(torch.empty(0), None, 0).tolist() == []
+
+
+@pytest.mark.parametrize("k", [-1, 4])
+def test_too_many_or_negative(k):
+    with pytest.raises(SparsityError, match=f"{k} of 3"):
+        select_top(torch.zeros(3), None, k)
+
+
+@pytest.mark.parametrize("k", [[1, 2], [-1, 1], [1], [1, 1, 1]])
+def test_counts_that_no_group_can_give(k):
+    groups = torch.tensor([0, 0, 1])
+    with pytest.raises(SparsityError, match="groups of"):
+        select_top(torch.zeros(3), groups, torch.tensor(k))
+
+
+def test_unknown_tie_rule():
+    with pytest.raises(ValueError, match="lower_index"):
+        select_top(torch.zeros(3), None, 1, tie="higher_index")
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", LARGE)
+def test_on_a_gpu_as_on_the_cpu(name):
+    scores = large(name)
+    for k in (1, N_LARGE // 10, N_LARGE // 2):
+        on_gpu = select_top(scores.cuda(), None, k)
+        assert torch.equal(on_gpu.cpu(), select_top(scores, None, k))

@@ -1,0 +1,86 @@
+"""Parameters that are replaced after the call: noticed, and not silently dense."""
+
+import gc
+from typing import Any
+
+import pytest
+import torch
+from tiny_cases import batches, step, tiny_net
+from torch import nn
+
+import regrow
+from regrow.errors import SparsityError
+
+
+def sgd(parameters: Any) -> torch.optim.Optimizer:
+    return torch.optim.SGD(parameters, lr=0.1, momentum=0.9)
+
+
+def test_a_parameter_replaced_by_assign_raises_at_the_next_forward() -> None:
+    net = tiny_net()
+    optimizer = sgd(net.parameters())
+    regrow.static(net, optimizer, sparsity=0.5)
+    data = batches(3)
+    step(net, optimizer, data[0])
+    net.load_state_dict({n: v.clone() for n, v in net.state_dict().items()}, assign=False)
+    step(net, optimizer, data[1])
+    net.load_state_dict({n: v.clone() for n, v in net.state_dict().items()}, assign=True)
+    with pytest.raises(SparsityError, match=r"'conv\.weight' was replaced.*load_state_dict"):
+        net(data[2][0])
+
+
+def test_a_replaced_module_or_attribute_raises_at_the_next_forward() -> None:
+    for change in (
+        lambda net: setattr(net.fc, "weight", nn.Parameter(torch.zeros(16, 128))),
+        lambda net: setattr(net, "fc", nn.Linear(128, 16)),
+    ):
+        net = tiny_net()
+        regrow.static(net, sgd(net.parameters()), sparsity=0.5)
+        change(net)
+        with pytest.raises(SparsityError, match=r"'fc\.weight' was replaced"):
+            net(batches(1)[0][0])
+
+
+def test_moving_a_model_to_another_dtype_is_no_replacement() -> None:
+    net = tiny_net()
+    optimizer = sgd(net.parameters())
+    updater = regrow.static(net, optimizer, sparsity=0.5)
+    net.double().to(memory_format=torch.contiguous_format)
+    for batch in batches(3, dtype=torch.float64):
+        step(net, optimizer, batch)
+    assert updater.steps == 3
+    for name, topology in updater.topologies.items():
+        assert not net.get_parameter(name).detach()[~topology.mask].any()
+
+
+@pytest.mark.parametrize("backend", ["eager"])
+def test_a_part_that_is_wrapped_after_the_call_is_no_replacement(backend: str) -> None:
+    """Regional compilation and wrappers move a module; its parameter is the same."""
+
+    class Wrapper(nn.Module):
+        def __init__(self, inner: nn.Module) -> None:
+            super().__init__()
+            self.inner = inner
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.inner(x)
+
+    for wrap in (lambda part: torch.compile(part, backend=backend), Wrapper):
+        net = tiny_net()
+        optimizer = sgd(net.parameters())
+        updater = regrow.static(net, optimizer, sparsity=0.5)
+        net.mid = wrap(net.mid)
+        for batch in batches(2):
+            step(net, optimizer, batch)
+        assert updater.steps == 2
+        assert not net.fc.weight.detach()[~updater.topologies["fc.weight"].mask].any()
+
+
+def test_a_model_whose_optimizer_is_gone_is_guarded_no_more() -> None:
+    net = tiny_net()
+    regrow.static(net, sgd(net.parameters()), sparsity=0.5)
+    gc.collect()
+    net.load_state_dict({n: v.clone() for n, v in net.state_dict().items()}, assign=True)
+    net(batches(1)[0][0])
+    regrow.static(net, sgd(net.parameters()), sparsity=0.5)
+    net(batches(1)[0][0])
