@@ -102,6 +102,8 @@ def test_a_copied_model_alone_is_plain_and_dense() -> None:
     assert updater.steps == 6
     lone.load_state_dict(dict(net.state_dict()), assign=True)
     lone(DATA[0][0])  # its guard guards nothing
+    net.load_state_dict({n: v.clone() for n, v in net.state_dict().items()}, assign=True)
+    lone(DATA[0][0])  # nor does the original's guard reach it
     fresh = copy.deepcopy(net)  # and may be made sparse by a new call
     again = regrow.static(fresh, torch.optim.SGD(fresh.parameters(), lr=0.1), sparsity=0.5)
     assert again.nnz == round(0.5 * (216 + 2048 + 256 + 64))
