@@ -72,7 +72,7 @@ class _Attribution(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _book(self, flops: int, args: tuple[Any, ...], result: object) -> None:
         self.total += flops
         self._n_operations += 1
-        for arg in args:
+        for arg in reversed(args):  # weights stand behind inputs, and behind a bias
             name = self._by_storage.get(_storage(arg)) if isinstance(arg, Tensor) else None
             if name is None or arg.dim() < 2:  # a bias added by the same operation costs nothing
                 continue

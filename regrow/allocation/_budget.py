@@ -35,6 +35,9 @@ def allocate(
     if isinstance(rule, str):
         rule = RULES[check_choice(rule, "rule", RULES)]()
     wanted = None if sparsity is None else check_fraction(sparsity, "sparsity")
+    empty = [name for name, shape in shapes.items() if math.prod(shape) == 0]
+    if empty:
+        raise SparsityError(f"shapes names weights without elements: {', '.join(empty)}")
     return rule(shapes, wanted)
 
 
@@ -131,7 +134,7 @@ def _infeasible(
             high = middle
     largest = math.floor(low * 1e6) / 1e6
     return InfeasibleSparsityError(
-        f"sparsity={sparsity:g} cannot be met: {reason}; the largest sparsity that leaves every "
-        f"layer a connection under this rule is {largest:g}",
+        f"sparsity={sparsity:g} cannot be met: {reason}; {largest:g} leaves every layer a "
+        "connection under this rule, and not much more will",
         largest_feasible=largest,
     )

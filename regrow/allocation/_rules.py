@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Protocol, final
 
 from regrow._checks import check_fraction
-from regrow.errors import InfeasibleSparsityError, SparsityError
+from regrow.errors import SparsityError
 from regrow.topology import Topology
 from regrow.typing import Shape
 
@@ -60,7 +60,7 @@ class _ErdosRenyi:
     def __call__(self, shapes: Shapes, sparsity: float | None) -> Sparsities:
         raw = {name: self._raw(shape) for name, shape in shapes.items()}
         if self.epsilon is None:
-            return _solve(shapes, raw, _required(sparsity, self), str(self), floor=True)
+            return _solve(shapes, raw, _required(sparsity, self), floor=True)
         return {name: 1 - min(1.0, self.epsilon * value) for name, value in raw.items()}
 
     def exact(self, shapes: Shapes, sparsity: float | None) -> Sparsities:
@@ -71,7 +71,7 @@ class _ErdosRenyi:
         if self.epsilon is not None:
             return self(shapes, sparsity)
         raw = {name: self._raw(shape) for name, shape in shapes.items()}
-        return _solve(shapes, raw, _required(sparsity, self), str(self), floor=False)
+        return _solve(shapes, raw, _required(sparsity, self), floor=False)
 
     def _raw(self, shape: Shape) -> float:
         dims = shape if self.kernel else shape[:2]
@@ -93,7 +93,12 @@ def erdos_renyi_kernel(*, power: float = 1.0) -> Allocation:
     Args:
         power: Exponent of the ratio (``erk_power_scale`` of RigL's code, default 1 there too);
             0 gives uniform.
+
+    Raises:
+        ValueError: ``power`` lies outside [0, 10].
     """
+    if not 0 <= power <= 10:
+        raise ValueError(f"power must lie in [0, 10], got {power!r}")
     return _ErdosRenyi(kernel=True, power=power)
 
 
@@ -181,9 +186,7 @@ def _required(sparsity: float | None, rule: Allocation) -> float:
     return sparsity
 
 
-def _solve(
-    shapes: Shapes, raw: Mapping[str, float], sparsity: float, rule: str, *, floor: bool
-) -> Sparsities:
+def _solve(shapes: Shapes, raw: Mapping[str, float], sparsity: float, *, floor: bool) -> Sparsities:
     """Scale raw densities to the budget; what would exceed 1 becomes dense, largest first."""
     n_weights = {name: math.prod(shape) for name, shape in shapes.items()}
     n_zeros = {
@@ -194,11 +197,7 @@ def _solve(
         sparse = [name for name in shapes if name not in dense]
         budget: float = sum(n_weights[name] - n_zeros[name] for name in sparse)
         budget -= sum(n_zeros[name] for name in dense)
-        if budget <= 0:
-            raise InfeasibleSparsityError(
-                f"{rule} cannot meet sparsity={sparsity:g}: the layers that it makes dense "
-                f"({', '.join(sorted(dense))}) already exceed the budget"
-            )
+        # Never zero: a layer was made dense because its share was larger than itself.
         scale = budget / sum(raw[name] * n_weights[name] for name in sparse)
         largest = max(raw[name] for name in sparse)
         if largest * scale <= 1:

@@ -21,11 +21,14 @@ def weighted_sum(*terms: tuple[Criterion, float]) -> Score:
         A criterion that reads the gradient if one of its terms with a weight other than 0 does.
 
     Raises:
-        ValueError: No term.
+        ValueError: No term with a weight other than 0.
     """
-    if not terms:
-        raise ValueError("weighted_sum needs at least one (criterion, weight) pair, got none")
-    used = [(criterion, weight) for criterion, weight in terms if weight != 0] or [terms[0]]
+    used = [(criterion, weight) for criterion, weight in terms if weight != 0]
+    if not used:
+        raise ValueError(
+            "weighted_sum needs at least one (criterion, weight) pair with a weight other than 0, "
+            f"got {list(terms)}"
+        )
 
     def function(layer: LayerView, flat: Tensor) -> Tensor:
         first, weight = used[0]

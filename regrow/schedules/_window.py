@@ -37,6 +37,7 @@ class UpdateWindow:
     def __post_init__(self) -> None:
         check_count(self.interval, "interval")
         check_count(self.start, "start", least=0)
+        check_count(self.stop, "stop")
         if self.start + self.interval >= self.stop:
             raise ValueError(
                 f"interval={self.interval} never comes due between step {self.start} and step "
@@ -66,8 +67,8 @@ class UpdateWindow:
         if not 0.0 <= start_at < stop_at:
             raise ValueError(f"start_at must lie in [0, stop_at={stop_at}), got {start_at!r}")
         # 0.7 * 10 is a hair below 7 in binary; a fraction means the step that it names.
-        stop = math.floor(stop_at * n_steps + 1e-9)
-        start = math.floor(start_at * n_steps + 1e-9)
+        stop = math.floor(stop_at * n_steps * (1 + 1e-12) + 1e-9)
+        start = math.floor(start_at * n_steps * (1 + 1e-12) + 1e-9)
         return cls(interval=interval, stop=stop, start=start)
 
     @property

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -120,4 +121,9 @@ def _kth_highest(scores: Tensor, k: int) -> Tensor:
         left = scores[scores >= bound]
         if left.numel() >= k:
             scores, n = left, left.numel()
-    return torch.kthvalue(scores, n - k + 1).values
+    if scores.device.type != "cpu":
+        return torch.kthvalue(scores, n - k + 1).values
+    # On the CPU torch's kthvalue takes quadratic time on descending scores; introselect does not.
+    wide = scores.float() if scores.dtype in (torch.float16, torch.bfloat16) else scores
+    kth = np.partition(wide.detach().numpy(), n - k)[n - k]
+    return torch.as_tensor(kth, dtype=scores.dtype)

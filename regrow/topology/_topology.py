@@ -246,9 +246,9 @@ def apply(topology: Topology, delta: TopologyDelta) -> Topology:
 
 
 def _check_units(units: Tensor, n_units: int, argument: str = "units") -> None:
-    if units.dim() != 1 or units.dtype.is_floating_point or units.dtype == torch.bool:
+    if units.dim() != 1 or units.dtype not in (torch.int32, torch.int64):
         raise SparsityError(
-            f"{argument} must be a one-dimensional integer tensor, "
+            f"{argument} must be a one-dimensional tensor of int64 (or int32), "
             f"got {units.dtype} of shape {tuple(units.shape)}"
         )
     if units.numel() == 0:

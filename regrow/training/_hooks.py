@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Protocol, final
 
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from regrow._names import owned_parameters, unwrap
+from regrow._names import Owned, owned_parameters, unwrap
 from regrow.errors import SparsityError
 
 if TYPE_CHECKING:
@@ -65,30 +65,48 @@ class ParameterGuard:
     copied or pickled model, guards nothing: the copy is a plain dense module.
 
     Args:
-        root: The module inside all wrappers, or None for nothing to guard.
-        places: (name, path of the owning module, attribute, parameter) of each place.
+        model: Any module, or None for nothing to guard.
+        names: Canonical names of its sparse parameters.
+        driver: The updater's driver; the guard outlives it, since a model whose optimizer was
+            replaced is the case it is for.
     """
 
     def __init__(
-        self,
-        root: nn.Module | None,
-        places: list[tuple[str, list[str], str, nn.Parameter]],
+        self, model: nn.Module | None, names: Collection[str], driver: Driver | None
     ) -> None:
-        self._root = root
-        self._places = places
+        self._root = None if model is None else unwrap(model)
+        self._driver = (lambda: None) if driver is None else weakref.ref(driver)
+        owned = [] if model is None else owned_parameters(model)
+        self._sparse = [one for one in owned if one.name in names]
+
+    @property
+    def is_live(self) -> bool:
+        """Whether there is still an updater behind it."""
+        return self._driver() is not None
 
     def check(self) -> None:
-        """Raise ``SparsityError`` if a parameter was replaced."""
-        for name, path, attribute, parameter in self._places:
-            owner = self._root
-            for part in path:
-                owner = None if owner is None else owner._modules.get(part)
-            if owner is None or owner._parameters.get(attribute) is not parameter:
+        """Raise ``SparsityError`` if a parameter was replaced; one that only moved may."""
+        if all(self._holds(one) for one in self._sparse) or self._root is None:
+            return
+        now = {id(one.parameter): one for one in owned_parameters(self._root)}
+        for i, one in enumerate(self._sparse):
+            found = now.get(id(one.parameter))
+            if found is None or len(found.paths) < len(one.paths):
                 raise SparsityError(
-                    f"the parameter {name!r} was replaced after it was made sparse (sharding, "
+                    f"the parameter {one.name!r} was replaced after it was made sparse (sharding, "
                     "load_state_dict(assign=True), or an assignment): replace parameters first, "
                     "then build the optimizer, then call the method again"
                 )
+            self._sparse[i] = Owned(one.name, one.parameter, found.owners, found.paths)
+
+    def _holds(self, one: Owned) -> bool:
+        for _, path, attribute in one.paths:
+            owner = self._root
+            for part in path.split(".") if path else ():
+                owner = None if owner is None else owner._modules.get(part)
+            if owner is None or owner._parameters.get(attribute) is not one.parameter:
+                return False
+        return True
 
     def __call__(self, module: nn.Module, inputs: tuple[Any, ...]) -> None:
         del module, inputs
@@ -96,21 +114,18 @@ class ParameterGuard:
             self.check()
 
     def __deepcopy__(self, memo: dict[int, object]) -> ParameterGuard:
-        return ParameterGuard(None, [])
+        return ParameterGuard(None, (), None)
 
-    def __reduce__(self) -> tuple[type[ParameterGuard], tuple[None, list[object]]]:
-        return ParameterGuard, (None, [])
+    def __reduce__(self) -> tuple[type[ParameterGuard], tuple[None, tuple[()], None]]:
+        return ParameterGuard, (None, (), None)
 
 
-def _guard(model: nn.Module, names: set[str]) -> ParameterGuard:
-    root = unwrap(model)
-    places = [
-        (name, path.split(".") if path else [], attribute, one.parameter)
-        for one in owned_parameters(model)
-        if one.name in names
-        for name, path, attribute in one.paths
-    ]
-    return ParameterGuard(root, places)
+def _remove_left_guards(model: nn.Module) -> None:
+    """Take away guards that came with a copy, or whose updater is gone."""
+    for module in (model, unwrap(model)):
+        for key, hook in list(module._forward_pre_hooks.items()):
+            if isinstance(hook, ParameterGuard) and not hook.is_live:
+                del module._forward_pre_hooks[key]
 
 
 def check_unattached(layers: list[MaskedWeight]) -> None:
@@ -151,7 +166,8 @@ class Attachment:
         optimizers: list[Optimizer],
     ) -> None:
         self._driver = driver
-        self._guard = _guard(model, {layer.name for layer in layers})
+        _remove_left_guards(model)
+        self._guard = ParameterGuard(model, {layer.name for layer in layers}, driver)
         self._stepping: list[FrameType | None] = [None] * len(optimizers)
         self._handles: list[_Removable] = []
         for layer in layers:

@@ -195,6 +195,23 @@ def test_views_of_a_parameter_are_the_parameter():
     assert total == 320 + 120 + 2 * 5 * 8 * 5
 
 
+class MatrixBias(nn.Module):
+    """Its bias has two dimensions, as learned positions have."""
+
+    def __init__(self):
+        super().__init__()
+        self.bias = nn.Parameter(torch.zeros(1, 5))
+        self.weight = nn.Parameter(torch.zeros(5, 7))
+
+    def forward(self, x):
+        return nn.functional.linear(x, self.weight, self.bias.view(-1))
+
+
+def test_a_bias_added_by_the_same_operation_costs_nothing():
+    _, costs = attribute(MatrixBias(), torch.zeros(3, 7))
+    assert (costs["weight"].flops, costs["bias"].flops) == (2 * 3 * 7 * 5, 0)
+
+
 class Awkward(nn.Module):
     """All that a forward pass can leave behind: modes, statistics, random state."""
 

@@ -193,7 +193,8 @@ def test_mest_without_a_soft_bound_replaces_a_fraction() -> None:
     totals = [sum(record.n_dropped) for record in updater.history]
     assert totals == sorted(totals, reverse=True)
     want = [0.4 / 2 * (1 + math.cos(math.pi * t / 21)) * 0.2 * N_WEIGHTS for t in range(3, 22, 3)]
-    assert all(abs(n - w) <= 4 for n, w in zip(totals, want, strict=True))
+    # Rounded down in each of four layers; and "never" stops at the 15 free places of the last.
+    assert all(w - 8 <= n <= w for n, w in zip(totals, want, strict=True))
     assert totals[-1] == 0
 
 

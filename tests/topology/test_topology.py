@@ -113,9 +113,9 @@ def test_units_that_stay_are_in_neither_list(case):
         (longs(), longs(2, 1), "grown must be ascending"),
         (longs(), longs(4), r"grown must .* \[0, 4\)"),
         (longs(-1), longs(), "dropped must"),
-        (torch.tensor([0.0]), longs(), "dropped must be a one-dimensional integer"),
-        (longs(), torch.zeros(4, dtype=torch.bool), "grown must be a one-dimensional integer"),
-        (longs(0).unsqueeze(0), longs(), "dropped must be a one-dimensional integer"),
+        (torch.tensor([0.0]), longs(), "dropped must be a one-dimensional tensor"),
+        (longs(), torch.zeros(4, dtype=torch.bool), "grown must be a one-dimensional tensor"),
+        (longs(0).unsqueeze(0), longs(), "dropped must be a one-dimensional tensor"),
     ],
 )
 def test_decisions_that_do_not_fit(dropped, grown, message):

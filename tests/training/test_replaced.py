@@ -53,6 +53,7 @@ def test_moving_a_model_to_another_dtype_is_no_replacement() -> None:
         assert not net.get_parameter(name).detach()[~topology.mask].any()
 
 
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # dynamo looks at it
 @pytest.mark.parametrize("backend", ["eager"])
 def test_a_part_that_is_wrapped_after_the_call_is_no_replacement(backend: str) -> None:
     """Regional compilation and wrappers move a module; its parameter is the same."""
@@ -76,11 +77,13 @@ def test_a_part_that_is_wrapped_after_the_call_is_no_replacement(backend: str) -
         assert not net.fc.weight.detach()[~updater.topologies["fc.weight"].mask].any()
 
 
-def test_a_model_whose_optimizer_is_gone_is_guarded_no_more() -> None:
+def test_a_model_whose_optimizer_is_gone_is_guarded_until_the_next_call() -> None:
+    """The case of sharding after the call: a new optimizer, and the old one forgotten."""
     net = tiny_net()
     regrow.static(net, sgd(net.parameters()), sparsity=0.5)
     gc.collect()
     net.load_state_dict({n: v.clone() for n, v in net.state_dict().items()}, assign=True)
-    net(batches(1)[0][0])
+    with pytest.raises(SparsityError, match="was replaced"):
+        net(batches(1)[0][0])
     regrow.static(net, sgd(net.parameters()), sparsity=0.5)
     net(batches(1)[0][0])
