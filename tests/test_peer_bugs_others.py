@@ -5,7 +5,6 @@ Numbered as in our survey; each docstring says what the other library does wrong
 
 import copy
 import itertools
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -24,15 +23,6 @@ from tiny_cases import (
 from torch import nn
 
 import regrow
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Models this small lose more than they gain by a second thread."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("method", ["static", "set", "rigl"])

@@ -82,7 +82,7 @@ class Plan:
             for row in self.rows
         ]
         header = ("tensor", "shape", "structure", "nnz", "sparsity", "FLOPs", "bytes", "reason")
-        table = text_table(header, rows)
+        table = text_table(header, rows, last_left=True)
         return "\n".join([table, "", *self._summary()])
 
     def _summary(self) -> list[str]:

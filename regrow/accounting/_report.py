@@ -77,4 +77,4 @@ class Report:
             f"rewirings; nnz {self.nnz:,}, sparsity {self.sparsity:.4f}, "
             f"exploration {self.exploration:.4f}"
         )
-        return f"{text_table(header, rows)}\n\n{summary}"
+        return f"{text_table(header, rows, last_left=True)}\n\n{summary}"

@@ -5,27 +5,46 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 
-def text_table(header: Sequence[str], rows: Sequence[Sequence[str]], *, left: int = 1) -> str:
-    """Columns padded to their widest cell.
+def text_table(
+    header: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    *,
+    n_left: int = 1,
+    last_left: bool = False,
+) -> str:
+    """Set a table in aligned columns.
 
     Args:
-        header: Column names.
-        rows: Cells; as many a row as the header has.
-        left: So many first columns, and the last one, are aligned left; the others right.
-    """
-    lines = [list(header), *[list(row) for row in rows]]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
-    last = len(header) - 1
+        header: One title a column. A title may have several lines.
+        rows: One string a column in every row.
+        n_left: How many of the first columns are aligned to the left; the others are numbers and
+            aligned to the right.
+        last_left: Whether the last column is aligned to the left as well.
 
-    def render(line: Sequence[str]) -> str:
-        cells = [
-            cell.ljust(width) if i < left or i == last else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ]
-        return "  ".join(cells).rstrip()
+    Returns:
+        The lines, joined by line ends, without one at the end.
+
+    Raises:
+        ValueError: A row has another number of columns than the header.
+    """
+    for row in rows:
+        if len(row) != len(header):
+            raise ValueError(f"a row has {len(row)} columns, the header {len(header)}: {row!r}")
+    titles = [title.split("\n") for title in header]
+    n_lines = max(len(lines) for lines in titles)
+    # Short titles stand on the last line, next to the numbers.
+    head = [[*[""] * (n_lines - len(lines)), *lines] for lines in titles]
+    lines = [[column[i] for column in head] for i in range(n_lines)]
+    widths = [max(len(line[i]) for line in [*lines, *rows]) for i in range(len(header))]
+    left = {*range(n_left), *([len(header) - 1] if last_left else [])}
+
+    def set_line(cells: Sequence[str]) -> str:
+        columns = zip(cells, widths, strict=True)
+        aligned = [c.ljust(w) if i in left else c.rjust(w) for i, (c, w) in enumerate(columns)]
+        return "  ".join(aligned).rstrip()
 
     rule = "  ".join("-" * width for width in widths)
-    return "\n".join([render(lines[0]), rule, *[render(line) for line in lines[1:]]])
+    return "\n".join([*map(set_line, lines), rule, *map(set_line, rows)])
 
 
 def in_units(number: float, unit: str = "") -> str:

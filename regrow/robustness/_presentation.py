@@ -4,10 +4,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import final
 
-from regrow.accounting import in_units
+from regrow.accounting import in_units, text_table
 from regrow.robustness._answer import answer, difference
 from regrow.robustness._summary import ArmSummary, Comparison, Summary
-from regrow.study import Estimate, duration, text_table
+from regrow.study import Estimate, duration
 
 
 @final

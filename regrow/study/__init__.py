@@ -40,7 +40,7 @@ from regrow.study._schedule import (
 )
 from regrow.study._seeding import seeded
 from regrow.study._statistics import Estimate, mean_interval, paired_difference
-from regrow.study._tables import read_csv, text_table, write_csv
+from regrow.study._tables import read_csv, write_csv
 from regrow.study._threads import using_threads
 from regrow.study._training import SparseState, Training, train_classifier
 
@@ -94,7 +94,6 @@ __all__ = [
     "seeded",
     "table",
     "text",
-    "text_table",
     "train_classifier",
     "using_threads",
     "write_array",

@@ -1,4 +1,4 @@
-"""Tables: CSV files for programs, aligned text for the terminal."""
+"""Tables as CSV files."""
 
 import csv
 import io
@@ -57,37 +57,3 @@ def read_csv(path: str | os.PathLike[str], *, columns: Sequence[str]) -> list[di
         if None in row or any(row[name] is None for name in columns):
             raise ValueError(f"{path}, line {number}: expected one value for each column")
     return rows
-
-
-def text_table(header: Sequence[str], rows: Sequence[Sequence[str]], *, n_left: int = 1) -> str:
-    """Set a table in aligned columns.
-
-    Args:
-        header: One title a column. A title may have several lines.
-        rows: One string a column in every row.
-        n_left: How many of the first columns are aligned to the left; the others are numbers and
-            aligned to the right.
-
-    Returns:
-        The lines, joined by line ends, without one at the end.
-
-    Raises:
-        ValueError: A row has another number of columns than the header.
-    """
-    for row in rows:
-        if len(row) != len(header):
-            raise ValueError(f"a row has {len(row)} columns, the header {len(header)}: {row!r}")
-    titles = [title.split("\n") for title in header]
-    n_lines = max(len(lines) for lines in titles)
-    # Short titles stand on the last line, next to the numbers.
-    head = [[*[""] * (n_lines - len(lines)), *lines] for lines in titles]
-    lines = [[column[i] for column in head] for i in range(n_lines)]
-    widths = [max(len(line[i]) for line in [*lines, *rows]) for i in range(len(header))]
-
-    def set_line(cells: Sequence[str]) -> str:
-        columns = zip(cells, widths, strict=True)
-        aligned = [c.ljust(w) if i < n_left else c.rjust(w) for i, (c, w) in enumerate(columns)]
-        return "  ".join(aligned).rstrip()
-
-    rule = "  ".join("-" * width for width in widths)
-    return "\n".join([*map(set_line, lines), rule, *map(set_line, rows)])

@@ -7,13 +7,21 @@ from regrow.accounting import in_units, text_table
 
 def test_table_by_hand():
     rows = [("a", "1", "x"), ("long name", "1,000", "")]
-    assert text_table(("name", "n", "why"), rows) == (
+    assert text_table(("name", "n", "why"), rows, last_left=True) == (
         "name           n  why\n"
         "---------  -----  ---\n"
         "a              1  x\n"
         "long name  1,000"
     )  # fmt: skip
-    assert text_table(("n", "m", "k"), [("1", "22", "3")], left=0).splitlines()[2] == "1  22  3"
+    one = text_table(("n", "m", "why"), [("1", "22", "x")], n_left=0)
+    assert one.splitlines()[2] == "1  22    x"
+
+
+def test_titles_of_several_lines():
+    table = text_table(["arm", "accuracy\nin %"], [["dense", "9.5"], ["set", "10.25"]])
+    assert table == (
+        "       accuracy\narm        in %\n-----  --------\ndense       9.5\nset       10.25"
+    )
 
 
 def test_table_without_rows():
@@ -21,7 +29,7 @@ def test_table_without_rows():
 
 
 def test_rows_of_another_length():
-    with pytest.raises(ValueError, match="argument"):
+    with pytest.raises(ValueError, match="3 columns, the header 2"):
         text_table(("a", "b"), [("1", "2", "3")])
 
 

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from regrow.study import read_csv, text_table, write_csv
+from regrow.study import read_csv, write_csv
 
 fields = st.text(st.characters(blacklist_categories=("Cs",), blacklist_characters="\r\0"))
 
@@ -34,12 +34,3 @@ def test_damaged_tables_are_refused(tmp_path, text, message):
     (tmp_path / "t.csv").write_text(text)
     with pytest.raises(ValueError, match=message):
         read_csv(tmp_path / "t.csv", columns=["a", "b"])
-
-
-def test_a_text_table_is_aligned():
-    table = text_table(["arm", "accuracy\nin %"], [["dense", "9.5"], ["set", "10.25"]])
-    assert table == (
-        "       accuracy\narm        in %\n-----  --------\ndense       9.5\nset       10.25"
-    )
-    with pytest.raises(ValueError, match="1 columns, the header 2"):
-        text_table(["a", "b"], [["x"]])
