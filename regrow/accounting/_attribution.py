@@ -114,6 +114,8 @@ def attribute(model: nn.Module, inputs: object) -> tuple[int, dict[str, ReadCost
 
 @contextmanager
 def _quiet(model: nn.Module) -> Iterator[None]:
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
     modes = [(module, module.training) for module in model.modules()]
     # Fused kernels of attention and recurrence hide the products that they are made of.
     fast = torch.backends.mha.get_fastpath_enabled()
@@ -123,7 +125,9 @@ def _quiet(model: nn.Module) -> Iterator[None]:
         torch.backends.mha.set_fastpath_enabled(False)
         # (`torch.backends.mkldnn.flags` would warn about settings that it also writes.)
         torch._C._set_mkldnn_enabled(False)  # noqa: FBT003
-        yield
+        # Not every torch has a formula for every fused attention; all have one for its products.
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
     finally:
         torch._C._set_mkldnn_enabled(onednn)
         torch.backends.mha.set_fastpath_enabled(fast)
