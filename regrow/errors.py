@@ -10,8 +10,9 @@ class InfeasibleSparsityError(SparsityError):
 
     Args:
         message: What was asked, what stands in the way, what would be feasible.
-        largest_feasible: The largest sparsity in [0, 1) that the same rule can meet, or None
-            where no sparsity would do.
+        largest_feasible: A sparsity in [0, 1) that the same rule can meet, found by bisection: as a
+            rule the largest, but rounding to whole units can let a slightly higher one pass. None
+            where there is none to name.
     """
 
     def __init__(self, message: str, *, largest_feasible: float | None = None) -> None:

@@ -56,7 +56,8 @@ def allocate_counts(
     """Spread a sparsity over layers, as whole numbers of active units.
 
     The total is the nearest whole number to the budget, and each layer is within one unit of its
-    own fraction (largest remainders, ties to the earlier layer).
+    own real-valued share (largest remainders, ties to the earlier layer). For ER and ERK that share
+    is solved without the floors of ``allocate``, which can differ from it by a little more.
 
     Args:
         shapes: Name -> shape of each weight.
@@ -68,7 +69,7 @@ def allocate_counts(
         Name -> active units, at least 1 each.
 
     Raises:
-        InfeasibleSparsityError: A layer would get no unit at all; the message has the largest
+        InfeasibleSparsityError: A layer would get no unit at all; the message has a
             sparsity that leaves each layer one.
         SparsityError: ``sparsity`` contradicts a rule that fixes it.
     """

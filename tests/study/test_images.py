@@ -85,4 +85,5 @@ def test_arrays_that_are_no_images_are_refused(images, labels, extra, kind, mess
 def test_read_only_arrays_are_taken_without_a_warning():
     pixels = np.arange(48, dtype=np.uint8).reshape(4, 2, 2, 3)
     pixels.flags.writeable = False
-    Images.from_arrays(pixels, LABELS, mean=(0, 0, 0), std=(1, 1, 1))
+    images = Images.from_arrays(pixels, LABELS, mean=(0, 0, 0), std=(1, 1, 1))
+    assert images.pixels.sum() == pixels.sum()
