@@ -16,14 +16,28 @@ from types import ModuleType
 from regrow import accounting, allocation, criteria, errors, methods, schedules, topology, training
 from regrow.accounting import CostReport, count
 from regrow.allocation import allocate, erdos_renyi, erdos_renyi_kernel, explicit, uniform
+from regrow.diagnostics import Diagnosis, doctor
 from regrow.errors import InfeasibleSparsityError, SparsityError
-from regrow.methods import gradual, granet, mest, rigl, set_training, static
-from regrow.topology import Topology, TopologyDelta, Unstructured
+from regrow.methods import combine, gradual, granet, mest, part, rigl, set_training, static
+from regrow.topology import (
+    NM,
+    Block,
+    ChannelGroups,
+    ConstantFanIn,
+    InChannel,
+    Kernel,
+    OutChannel,
+    Topology,
+    TopologyDelta,
+    Unstructured,
+)
 from regrow.training import (
     Rule,
     TopologyUpdater,
     default_weights,
+    fitting,
     global_magnitude,
+    per_group,
     per_layer,
     redistribute,
     sparsify_,
@@ -34,8 +48,16 @@ __version__ = "0.1.0"
 _ON_FIRST_USE = ("cli", "data", "models", "robustness", "study")
 
 __all__ = [
+    "NM",
+    "Block",
+    "ChannelGroups",
+    "ConstantFanIn",
     "CostReport",
+    "Diagnosis",
+    "InChannel",
     "InfeasibleSparsityError",
+    "Kernel",
+    "OutChannel",
     "Rule",
     "SparsityError",
     "Topology",
@@ -45,18 +67,23 @@ __all__ = [
     "accounting",
     "allocate",
     "allocation",
+    "combine",
     "count",
     "criteria",
     "default_weights",
+    "doctor",
     "erdos_renyi",
     "erdos_renyi_kernel",
     "errors",
     "explicit",
+    "fitting",
     "global_magnitude",
     "gradual",
     "granet",
     "mest",
     "methods",
+    "part",
+    "per_group",
     "per_layer",
     "redistribute",
     "rigl",

@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from regrow.errors import SparsityError
-from regrow.topology import Topology, TopologyDelta, Unstructured
+from regrow.topology import Structure, Topology, TopologyDelta, Unstructured
 
 
 @dataclass(frozen=True)
-class PairsInRows:
+class PairsInRows(Structure):
     """Unit: two neighbours of one row. Group: the row. The smallest structure with all there is."""
 
     def check(self, shape):

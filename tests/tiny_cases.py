@@ -1,5 +1,6 @@
 """A small model, optimizers and methods by name, and the loop that the training tests share."""
 
+import inspect
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -100,6 +101,11 @@ METHODS: dict[str, Callable[..., regrow.TopologyUpdater]] = {
     ),
     "gradual": lambda m, o, **k: regrow.gradual(m, o, sparsity=SPARSITY, **SCHEDULE, **k),
 }
+METHOD_NAMES = [
+    name
+    for name in regrow.methods.__all__
+    if "sparsity" in inspect.signature(getattr(regrow.methods, name)).parameters
+]
 CONSTANT = {"static", "set", "rigl"}
 READS_GRADIENT = {"rigl", "mest-gradient", "granet-gradient"}
 
@@ -198,7 +204,7 @@ def snapshot(net: nn.Module, optimizer: Optimizer | Sequence[Optimizer]) -> list
     """Copies of every tensor that training changes."""
     tensors = [value.clone() for value in net.state_dict().values()]
     for one in as_list(optimizer):
-        tensors += [t.clone() for t in _tensors_in(one.state_dict())]
+        tensors += [t.clone() for t in tensors_in(one.state_dict())]
     return tensors
 
 
@@ -207,12 +213,13 @@ def same(a: Sequence[Tensor], b: Sequence[Tensor]) -> bool:
     return len(a) == len(b) and all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
 
 
-def _tensors_in(value: Any) -> Iterator[Tensor]:
+def tensors_in(value: Any) -> Iterator[Tensor]:
+    """Every tensor in nested dicts, lists and tuples."""
     if torch.is_tensor(value):
         yield value
     elif isinstance(value, dict):
         for one in value.values():
-            yield from _tensors_in(one)
+            yield from tensors_in(one)
     elif isinstance(value, list | tuple):
         for one in value:
-            yield from _tensors_in(one)
+            yield from tensors_in(one)

@@ -133,7 +133,7 @@ def make_plan(
             PlanRow(
                 name=" = ".join(name for name, _, _ in one.owners),
                 shape=tuple(parameter.shape),
-                structure="" if topology is None else type(topology.structure).__name__,
+                structure="" if topology is None else str(topology.structure),
                 nnz=nnz,
                 sparsity=0.0 if topology is None else topology.sparsity,
                 flops=None if cost is None else cost.layer_flops.get(one.name, 0),

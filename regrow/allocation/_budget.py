@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import final
 
 from regrow._checks import check_choice, check_fraction
 from regrow.allocation._rules import RULES, Allocation, Shapes, Sparsities, fixes_sparsity
@@ -51,19 +53,21 @@ def allocate_counts(
     sparsity: float | None,
     rule: Allocation,
     *,
-    structure: Structure | None = None,
+    structure: Structure | Mapping[str, Structure] | None = None,
 ) -> dict[str, int]:
     """Spread a sparsity over layers, as whole numbers of active units.
 
-    The total is the nearest whole number to the budget, and each layer is within one unit of its
-    own real-valued share (largest remainders, ties to the earlier layer). For ER and ERK that share
-    is solved without the floors of ``allocate``, which can differ from it by a little more.
+    The total is as near to the budget as whole units come, and each layer is within one step of
+    its own real-valued share (largest remainders, ties to the earlier layer). A step is a unit, or
+    one unit for each group where the structure makes groups even. For ER and ERK that share is
+    solved without the floors of ``allocate``, which can differ from it by a little more.
 
     Args:
         shapes: Name -> shape of each weight.
-        sparsity: Fraction in [0, 1) of zeros over all of them; None where the rule fixes it.
-        rule: The allocation.
-        structure: What a unit is; by default a single element.
+        sparsity: Fraction in [0, 1) of zeros over all of them; None where the rule or the
+            structure fixes it.
+        rule: The allocation; without effect on layers whose structure fixes their sparsity.
+        structure: What a unit is, for all layers or name by name; by default a single element.
 
     Returns:
         Name -> active units, at least 1 each.
@@ -71,57 +75,113 @@ def allocate_counts(
     Raises:
         InfeasibleSparsityError: A layer would get no unit at all; the message has a
             sparsity that leaves each layer one.
-        SparsityError: ``sparsity`` contradicts a rule that fixes it.
+        SparsityError: ``sparsity`` contradicts a rule or a structure that fixes it, or a structure
+            does not fit a shape.
     """
-    structure = Unstructured() if structure is None else structure
     if sparsity is not None:
         check_fraction(sparsity, "sparsity")
-    counts = _round(shapes, _exact(shapes, sparsity, rule), structure)
-    if fixes_sparsity(rule) and sparsity is not None:
-        _check_agreement(shapes, counts, sparsity, rule, structure)
+    units = _Units.of(shapes, structure)
+    counts = _round(units, _exact(units, sparsity, rule))
+    if sparsity is not None and (fixes_sparsity(rule) or units.all_fixed):
+        _check_agreement(units, counts, sparsity, rule)
     empty = [name for name, count in counts.items() if count < 1]
     if empty:
-        raise _infeasible(shapes, sparsity, rule, structure, empty)
+        raise _infeasible(units, sparsity, rule, empty)
     return counts
 
 
-def _exact(shapes: Shapes, sparsity: float | None, rule: Allocation) -> Sparsities:
+@final
+@dataclass(frozen=True)
+class _Units:
+    """Layers in units: of each, how many it has, how large one is, and how many step together."""
+
+    shapes: Shapes
+    structures: Mapping[str, Structure]
+    n_units: Mapping[str, int]
+    step: Mapping[str, int]
+    fixed: Mapping[str, float]
+
+    @classmethod
+    def of(cls, shapes: Shapes, structure: Structure | Mapping[str, Structure] | None) -> _Units:
+        if structure is None:
+            structure = Unstructured()
+        if not isinstance(structure, Mapping):
+            structure = dict.fromkeys(shapes, structure)
+        steps, fixed = {}, {}
+        for name, shape in shapes.items():
+            own = structure[name]
+            own.check(shape)
+            steps[name] = own.n_groups(shape) if own.even_groups else 1
+            if own.fixed_sparsity is not None:
+                fixed[name] = own.fixed_sparsity
+        n_units = {name: structure[name].n_units(shape) for name, shape in shapes.items()}
+        return cls(shapes, structure, n_units, steps, fixed)
+
+    @property
+    def all_fixed(self) -> bool:
+        return len(self.fixed) == len(self.shapes)
+
+    def size(self, name: str) -> int:
+        """Elements of one unit."""
+        return math.prod(self.shapes[name]) // self.n_units[name]
+
+    def elements(self, counts: Mapping[str, int]) -> int:
+        return sum(count * self.size(name) for name, count in counts.items())
+
+    @property
+    def n_elements(self) -> int:
+        return sum(math.prod(shape) for shape in self.shapes.values())
+
+
+def _exact(units: _Units, sparsity: float | None, rule: Allocation) -> Sparsities:
+    """Real-valued sparsities: those that structures fix, and the rule's for the others."""
     exact: Allocation = getattr(rule, "exact", rule)
-    return exact(shapes, sparsity)
+    if fixes_sparsity(rule):
+        told = exact(units.shapes, sparsity)
+        for name, fixed in units.fixed.items():
+            if abs(told[name] - fixed) > 1e-9:
+                raise SparsityError(
+                    f"{rule} gives {name!r} a sparsity of {told[name]:g}, where "
+                    f"{units.structures[name]} fixes {fixed:g}"
+                )
+        return told
+    free = {name: shape for name, shape in units.shapes.items() if name not in units.fixed}
+    return {**(exact(free, sparsity) if free else {}), **units.fixed}
 
 
-def _round(shapes: Shapes, fractions: Mapping[str, float], structure: Structure) -> dict[str, int]:
-    n_units = {name: structure.n_units(shape) for name, shape in shapes.items()}
-    wanted = {name: (1 - fractions[name]) * n_units[name] for name in shapes}
-    counts = {name: math.floor(value + 1e-9) for name, value in wanted.items()}
-    left = round(sum(wanted.values())) - sum(counts.values())
-    by_remainder = sorted(shapes, key=lambda name: counts[name] - wanted[name])
-    for name in [name for name in by_remainder if counts[name] < n_units[name]][: max(left, 0)]:
-        counts[name] += 1
+def _round(units: _Units, fractions: Mapping[str, float]) -> dict[str, int]:
+    wanted = {name: (1 - fractions[name]) * n for name, n in units.n_units.items()}
+    counts = {
+        name: math.floor(value / units.step[name] + 1e-9) * units.step[name]
+        for name, value in wanted.items()
+    }
+    budget = sum(value * units.size(name) for name, value in wanted.items())
+    left = round(budget) - units.elements(counts)
+    by_remainder = sorted(counts, key=lambda name: (counts[name] - wanted[name]) / units.step[name])
+    for name in by_remainder:
+        step = units.step[name] * units.size(name)
+        has_room = counts[name] + units.step[name] <= units.n_units[name]
+        if has_room and name not in units.fixed and 2 * left >= step:
+            counts[name] += units.step[name]
+            left -= step
     return counts
 
 
 def _check_agreement(
-    shapes: Shapes,
-    counts: Mapping[str, int],
-    sparsity: float,
-    rule: Allocation,
-    structure: Structure,
+    units: _Units, counts: Mapping[str, int], sparsity: float, rule: Allocation
 ) -> None:
-    total = sum(structure.n_units(shape) for shape in shapes.values())
-    if abs(sum(counts.values()) - n_active(total, sparsity)) > len(shapes):
-        given = 1 - sum(counts.values()) / total
+    slack = sum(units.step[name] * units.size(name) for name in counts)
+    live = units.elements(counts)
+    if abs(live - n_active(units.n_elements, sparsity)) > slack:
+        given = 1 - live / units.n_elements
+        fixing = str(next(iter(units.structures.values()))) if units.all_fixed else str(rule)
         raise SparsityError(
-            f"sparsity={sparsity:g}, but {rule} gives {given:.6g}: pass sparsity=None with it"
+            f"sparsity={sparsity:g}, but {fixing} gives {given:.6g}: pass sparsity=None with it"
         )
 
 
 def _infeasible(
-    shapes: Shapes,
-    sparsity: float | None,
-    rule: Allocation,
-    structure: Structure,
-    empty: list[str],
+    units: _Units, sparsity: float | None, rule: Allocation, empty: list[str]
 ) -> InfeasibleSparsityError:
     reason = f"{rule} leaves no connection in {', '.join(empty[:5])}"
     if sparsity is None or fixes_sparsity(rule):
@@ -129,7 +189,7 @@ def _infeasible(
     low, high = 0.0, sparsity
     for _ in range(40):
         middle = (low + high) / 2
-        if min(_round(shapes, _exact(shapes, middle, rule), structure).values()) >= 1:
+        if min(_round(units, _exact(units, middle, rule)).values()) >= 1:
             low = middle
         else:
             high = middle

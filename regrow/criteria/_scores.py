@@ -27,6 +27,8 @@ class Score:
         on_whole: Whether ``function`` may also be asked for a whole layer at once, with
             ``slice(None)`` as ``flat``; true of functions that only read ``layer.weight_at`` and
             ``grad_at``, elementwise, and never score -inf. It spares the gather.
+        by_unit: Whether one score for each unit is meant, whatever its elements hold: the criterion
+            is then asked for the first element of each unit. Other scores are summed over a unit.
 
     Example:
         >>> smallest = Score("smallest", lambda layer, flat: -layer.weight_at(flat).abs())
@@ -36,6 +38,7 @@ class Score:
     function: Callable[[LayerView, Tensor], Tensor]
     reads_gradient: bool = False
     on_whole: bool = False
+    by_unit: bool = False
 
     def __call__(self, layer: LayerView, flat: Tensor) -> Tensor:
         return self.function(layer, flat)
@@ -99,5 +102,5 @@ gradient = Score("gradient", _gradient, reads_gradient=True, on_whole=True)
 saliency = Score("saliency", _saliency, reads_gradient=True)
 """|w dL/dw|: first-order change of the loss where a weight goes."""
 
-random = Score("random", _random)
+random = Score("random", _random, by_unit=True)
 """Uniform draws from the layer's derived generator: SET, DSR, MEST."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, final
 
 from torch import nn
 from torch.optim import Optimizer
@@ -14,6 +14,7 @@ from regrow.criteria import Score, gradient, random
 from regrow.schedules import UpdateWindow, cosine, cubic
 from regrow.topology import Structure, Unstructured
 from regrow.training import (
+    Part,
     ProcessGroup,
     Rule,
     Select,
@@ -45,6 +46,8 @@ def attach(
 ) -> TopologyUpdater:
     """Choose weights, draw topologies at ``sparsity`` and hand them to an updater.
 
+    In a call of ``combine`` the part is handed over instead, and nothing is changed yet.
+
     Raises:
         TypeError: ``seed`` is no integer.
         ValueError: ``sparsity`` is out of range.
@@ -62,15 +65,24 @@ def attach(
         select=select,
         seed=seed,
     )
-    return TopologyUpdater(
-        model,
-        optimizer,
-        layers=layers,
-        rule=rule,
-        seed=seed,
-        process_group=process_group,
-        allocation=allocation,
-    )
+    part = Part(layers, rule, allocation)
+    if isinstance(optimizer, StandIn):
+        raise PartReady(part)
+    return TopologyUpdater(model, optimizer, parts=[part], seed=seed, process_group=process_group)
+
+
+@final
+class StandIn(list[Optimizer]):
+    """What ``combine`` passes as the optimizer: it wants the part, not yet an updater."""
+
+
+@final
+class PartReady(Exception):  # noqa: N818 - no error: how the part gets out of a method
+    """Raised by ``attach`` in place of attaching."""
+
+    def __init__(self, part: Part) -> None:
+        super().__init__("a part was prepared")
+        self.part = part
 
 
 def growth_criterion(growth: str) -> Score:

@@ -4,19 +4,41 @@ from regrow.topology._initial import random_topology
 from regrow.topology._pack import pack_bits, unpack_bits
 from regrow.topology._random import derived_generator
 from regrow.topology._select import select_top, select_top_reference
-from regrow.topology._structure import Structure, Unstructured
+from regrow.topology._structure import Structure, check_structure, spread_over_groups, unit_size
 from regrow.topology._topology import Topology, TopologyDelta, apply
+from regrow.topology.structures import (
+    NM,
+    Block,
+    ChannelGroups,
+    ConstantFanIn,
+    InChannel,
+    Kernel,
+    OutChannel,
+    Transposed,
+    Unstructured,
+)
 
 __all__ = [
+    "NM",
+    "Block",
+    "ChannelGroups",
+    "ConstantFanIn",
+    "InChannel",
+    "Kernel",
+    "OutChannel",
     "Structure",
     "Topology",
     "TopologyDelta",
+    "Transposed",
     "Unstructured",
     "apply",
+    "check_structure",
     "derived_generator",
     "pack_bits",
     "random_topology",
     "select_top",
     "select_top_reference",
+    "spread_over_groups",
+    "unit_size",
     "unpack_bits",
 ]

@@ -47,7 +47,9 @@ def select_top(
         raise ValueError(f"tie must be 'lower_index', got {tie!r}")
     if groups is None:
         return _select_one_group(scores, _as_count(k, scores.numel()))
-    return select_top_reference(scores, groups, torch.as_tensor(k, device=scores.device))
+    if not isinstance(k, Tensor) or k.dim() != 1:
+        raise SparsityError(f"k must have one entry for each group where there are groups, got {k}")
+    return _select_of_groups(scores, groups, k.to(scores.device))
 
 
 def select_top_reference(scores: Tensor, groups: Tensor, k: Tensor) -> Tensor:
@@ -64,15 +66,48 @@ def select_top_reference(scores: Tensor, groups: Tensor, k: Tensor) -> Tensor:
     Raises:
         SparsityError: A group has fewer than ``k`` scores, or ``k`` is negative.
     """
-    sizes = torch.bincount(groups, minlength=k.numel())
-    if sizes.numel() != k.numel() or bool((k < 0).any()) or bool((k > sizes).any()):
-        raise SparsityError(f"cannot select {k.tolist()} of groups of {sizes.tolist()}")
+    sizes = _group_sizes(groups, k)
     by_score = torch.sort(_without_nan(scores), descending=True, stable=True).indices
     order = by_score[torch.sort(groups[by_score], stable=True).indices]
     starts = torch.cumsum(sizes, 0) - sizes
     sorted_groups = groups[order]
     rank = torch.arange(order.numel(), device=scores.device) - starts[sorted_groups]
     return torch.sort(order[rank < k[sorted_groups]]).values
+
+
+def _group_sizes(groups: Tensor, k: Tensor) -> Tensor:
+    sizes = torch.bincount(groups, minlength=k.numel())
+    if sizes.numel() != k.numel():
+        raise SparsityError(f"k has {k.numel()} entries for {sizes.numel()} groups")
+    wrong = ((k < 0) | (k > sizes)).nonzero().squeeze(1)
+    if wrong.numel():
+        first = int(wrong[0])
+        raise SparsityError(
+            f"cannot select {int(k[first])} of the {int(sizes[first])} scores of group {first}"
+        )
+    return sizes
+
+
+def _select_of_groups(scores: Tensor, groups: Tensor, k: Tensor) -> Tensor:
+    """Groups of about one size as rows of a table, which are sorted side by side."""
+    sizes = _group_sizes(groups, k)
+    n = scores.numel()
+    width = int(sizes.max()) if sizes.numel() else 0
+    if not scores.dtype.is_floating_point or width * k.numel() > 4 * n:
+        return select_top_reference(scores, groups, k)
+    order = None
+    if bool((groups[1:] < groups[:-1]).any()):
+        order = torch.sort(groups, stable=True).indices
+        scores, groups = scores[order], groups[order]
+    starts = torch.cumsum(sizes, 0) - sizes
+    column = torch.arange(n, device=scores.device) - starts[groups]
+    # Padding lies behind a group's own scores, and the sort is stable: -inf is no special case.
+    table = scores.new_full((k.numel(), width), -torch.inf)
+    table[groups, column] = _without_nan(scores)
+    by_score = torch.sort(table, dim=1, descending=True, stable=True).indices
+    enters = torch.arange(width, device=scores.device) < k.unsqueeze(1)
+    chosen = (by_score + starts.unsqueeze(1))[enters]
+    return torch.sort(chosen if order is None else order[chosen]).values
 
 
 def _as_count(k: Tensor | int, n: int) -> int:

@@ -1,10 +1,9 @@
-"""Structures: what is dropped as one (the unit), and where the count is fixed (the group)."""
+"""What a structure is: what is dropped as one (the unit), and where the count is fixed (group)."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Protocol, final
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -17,8 +16,20 @@ class Structure(Protocol):
     """Integer arithmetic on positions; serves masks and index lists alike.
 
     Elements are flat, row-major positions of the weight. Units partition the elements into sets
-    of equal size; groups partition the units.
+    of equal size; groups partition the units. A class that implements the six methods is a
+    structure, a frozen dataclass best; ``check_structure`` proves it on a shape. Derive from this
+    one to inherit the two properties.
     """
+
+    @property
+    def even_groups(self) -> bool:
+        """Whether each group holds as many active units as any other, empty ones aside."""
+        return False
+
+    @property
+    def fixed_sparsity(self) -> float | None:
+        """The sparsity that the structure itself fixes, group by group; None where it does not."""
+        return None
 
     def check(self, shape: Shape) -> None:
         """Raise ``SparsityError`` with the reason if weights of ``shape`` have no such units."""
@@ -39,45 +50,107 @@ class Structure(Protocol):
         """Elements of each unit (n,) int64 -> (n, elements a unit) int64."""
 
 
-@final
-@dataclass(frozen=True)
-class Unstructured:
-    """Unit: one element. Group: the whole weight.
+def unit_size(structure: Structure, shape: Shape) -> int:
+    """Elements of one unit of a weight of ``shape``."""
+    return math.prod(shape) // structure.n_units(shape)
+
+
+def check_structure(structure: Structure, shape: Shape) -> None:
+    """Prove, element by element, that a structure is one: for tests of your own.
+
+    Args:
+        structure: What shall be a structure.
+        shape: A weight's shape; small, since every element is looked at.
+
+    Raises:
+        SparsityError: The shape is refused, units do not partition the elements into sets of
+            equal size, ``unit_of`` contradicts ``elements_of``, or groups do not partition the
+            units.
 
     Example:
-        >>> Unstructured().n_units((3, 4))
-        12
+        >>> from regrow.topology import Block
+        >>> check_structure(Block(2, 2), (4, 6))
     """
+    structure.check(shape)
+    n, n_units, n_groups = math.prod(shape), structure.n_units(shape), structure.n_groups(shape)
+    units = torch.arange(n_units)
+    elements = structure.elements_of(units, shape)
+    if n % n_units or tuple(elements.shape) != (n_units, n // n_units):
+        raise SparsityError(
+            f"{structure} has {n_units} units in a weight of {n} elements; elements_of gives "
+            f"shape {tuple(elements.shape)} where ({n_units}, {n / n_units:g}) is wanted"
+        )
+    if not torch.equal(torch.sort(elements.reshape(-1)).values, torch.arange(n)):
+        raise SparsityError(f"the units of {structure} do not hold each of {n} elements once")
+    if not torch.equal(
+        structure.unit_of(elements.reshape(-1), shape), units.repeat_interleave(elements.shape[1])
+    ):
+        raise SparsityError(f"unit_of of {structure} contradicts its elements_of")
+    groups = structure.group_of(units, shape)
+    if not torch.equal(torch.unique(groups), torch.arange(n_groups)):
+        raise SparsityError(
+            f"group_of of {structure} must use each of the {n_groups} groups and no other, got "
+            f"{torch.unique(groups).tolist()[:10]}"
+        )
 
-    def check(self, shape: Shape) -> None:
-        """Any weight with at least one element will do.
 
-        Raises:
-            SparsityError: The weight is empty.
-        """
-        if math.prod(shape) == 0:
-            raise SparsityError(f"a weight of shape {tuple(shape)} has no elements to choose from")
+def check_counts(structure: Structure, counts: Tensor, shape: Shape) -> None:
+    """Raise if a topology may not have these active units in each group.
 
-    def n_units(self, shape: Shape) -> int:
-        """Number of elements."""
-        return math.prod(shape)
+    Args:
+        structure: What a unit and a group are.
+        counts: (n_groups,) int64.
+        shape: Of the weight.
 
-    def n_groups(self, shape: Shape) -> int:
-        """One."""
-        del shape
-        return 1
+    Raises:
+        SparsityError: Groups differ where the structure makes them even, or hold another number
+            than the one it fixes.
+    """
+    fixed = structure.fixed_sparsity
+    if fixed is not None:
+        wanted = round(structure.n_units(shape) / counts.numel() * (1 - fixed))
+        if bool((counts != wanted).any()):
+            raise SparsityError(
+                f"{structure} has {wanted} active units in every group, got groups of "
+                f"{torch.unique(counts).tolist()[:10]}"
+            )
+    elif structure.even_groups:
+        filled = counts[counts > 0]
+        if filled.numel() and bool((filled != filled[0]).any()):
+            raise SparsityError(
+                f"{structure} has as many active units in one group as in any other, got groups "
+                f"of {torch.unique(counts).tolist()[:10]}"
+            )
 
-    def unit_of(self, flat: Tensor, shape: Shape) -> Tensor:
-        """The element itself."""
-        del shape
-        return flat
 
-    def group_of(self, unit: Tensor, shape: Shape) -> Tensor:
-        """Group 0 for every unit."""
-        del shape
-        return torch.zeros_like(unit)
+def spread_over_groups(structure: Structure, total: int, room: Tensor) -> Tensor:
+    """Split a number of units over the groups of a weight, in proportion to their room.
 
-    def elements_of(self, unit: Tensor, shape: Shape) -> Tensor:
-        """The unit itself, as a column (n, 1)."""
-        del shape
-        return unit.unsqueeze(1)
+    Args:
+        structure: What a unit and a group are.
+        total: Units in all.
+        room: (n_groups,) int64, the most that each group can hold.
+
+    Returns:
+        (n_groups,) int64 that sums to ``total``: even where the structure makes groups even,
+        else by largest remainders, ties to the lower group.
+
+    Raises:
+        SparsityError: ``total`` exceeds the room, or cannot be split evenly.
+    """
+    n_groups = room.numel()
+    if not 0 <= total <= int(room.sum()):
+        raise SparsityError(f"cannot place {total} units where there is room for {int(room.sum())}")
+    if structure.even_groups or structure.fixed_sparsity is not None:
+        share, left = divmod(total, n_groups)
+        if left or share > int(room.min()):
+            raise SparsityError(
+                f"{structure} has as many units in one group as in any other: {total} cannot be "
+                f"split over {n_groups} groups that hold {int(room.min())} or more"
+            )
+        return torch.full_like(room, share)
+    exact = room.double() * (total / max(int(room.sum()), 1))
+    counts = (exact + 1e-9).floor().to(torch.int64)
+    by_remainder = torch.sort(counts - exact, stable=True).indices
+    counts[by_remainder[: total - int(counts.sum())]] += 1
+    return counts

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from regrow.errors import SparsityError
-from regrow.topology._structure import Structure, Unstructured
+from regrow.topology._structure import Structure, check_counts, unit_size
+from regrow.topology.structures import Unstructured
 from regrow.typing import Shape
 
 
@@ -45,10 +46,13 @@ class Topology:
         units: Indices of the active units (n,), ascending int64.
         shape: Shape of the weight.
         structure: What a unit is; by default a single element.
+        allowed: (n_units,) bool, the units that may ever be active: a region of the kernel (DSN),
+            a sub-network of a task (AFAF); None: all.
 
     Raises:
-        SparsityError: ``units`` is not one-dimensional, ascending, free of repeats and in range,
-            or ``shape`` does not admit the structure.
+        SparsityError: ``units`` is not one-dimensional, ascending, free of repeats, in range and
+            allowed, ``shape`` does not admit the structure, or a group has a number of active
+            units that the structure rules out.
 
     Example:
         >>> topology = Topology(torch.tensor([0, 3]), (2, 2))
@@ -58,7 +62,14 @@ class Topology:
         [[True, False], [False, True]]
     """
 
-    def __init__(self, units: Tensor, shape: Shape, *, structure: Structure | None = None) -> None:
+    def __init__(
+        self,
+        units: Tensor,
+        shape: Shape,
+        *,
+        structure: Structure | None = None,
+        allowed: Tensor | None = None,
+    ) -> None:
         structure = Unstructured() if structure is None else structure
         shape = tuple(int(n) for n in shape)
         structure.check(shape)
@@ -66,11 +77,17 @@ class Topology:
         _check_units(units, n_units)
         active = torch.zeros(n_units, dtype=torch.bool, device=units.device)
         active[units.to(torch.int64)] = True
-        self._adopt(active, shape, structure, n_active=units.numel())
+        self._adopt(active, shape, structure, allowed=allowed, n_active=units.numel())
+        self._check()
 
     @classmethod
     def from_active(
-        cls, active: Tensor, shape: Shape, *, structure: Structure | None = None
+        cls,
+        active: Tensor,
+        shape: Shape,
+        *,
+        structure: Structure | None = None,
+        allowed: Tensor | None = None,
     ) -> Topology:
         """A topology from one boolean a unit.
 
@@ -78,31 +95,35 @@ class Topology:
             active: (n_units,) bool; kept, so hand it over.
             shape: Shape of the weight.
             structure: What a unit is; by default a single element.
+            allowed: (n_units,) bool, the units that may ever be active; None: all. Kept.
 
         Raises:
-            SparsityError: Wrong dtype or number of units.
+            SparsityError: Wrong dtype or number of units, a unit that is not allowed, or a count
+                that the structure rules out.
         """
         structure = Unstructured() if structure is None else structure
         shape = tuple(int(n) for n in shape)
         structure.check(shape)
-        wanted = (structure.n_units(shape),)
-        if active.dtype != torch.bool or tuple(active.shape) != wanted:
-            raise SparsityError(
-                f"active must be a bool tensor of shape {wanted} for a weight of shape {shape}, "
-                f"got {active.dtype} of shape {tuple(active.shape)}"
-            )
-        return cls._of(active, shape, structure, n_active=int(active.count_nonzero()))
+        _check_flags(active, "active", structure, shape)
+        n_active = int(active.count_nonzero())
+        topology = cls._of(active, shape, structure, allowed=allowed, n_active=n_active)
+        topology._check()
+        return topology
 
     @classmethod
-    def from_mask(cls, mask: Tensor, *, structure: Structure | None = None) -> Topology:
+    def from_mask(
+        cls, mask: Tensor, *, structure: Structure | None = None, allowed: Tensor | None = None
+    ) -> Topology:
         """A topology from a boolean tensor of the weight's shape.
 
         Args:
             mask: bool, any shape; True where a connection exists. Copied.
             structure: What a unit is; by default a single element.
+            allowed: (n_units,) bool, the units that may ever be active; None: all. Kept.
 
         Raises:
-            SparsityError: Not boolean, or a unit is neither wholly in nor wholly out.
+            SparsityError: Not boolean, a unit is neither wholly in nor wholly out or is not
+                allowed, or a group has a count that the structure rules out.
         """
         structure = Unstructured() if structure is None else structure
         if mask.dtype != torch.bool:
@@ -114,28 +135,63 @@ class Topology:
         active = by_unit.all(dim=1)
         if not torch.equal(active, by_unit.any(dim=1)):
             raise SparsityError(f"mask cuts through units of {structure}")
-        return cls.from_active(active, shape, structure=structure)
+        return cls.from_active(active, shape, structure=structure, allowed=allowed)
 
     @classmethod
     def full(
         cls, shape: Shape, *, structure: Structure | None = None, device: torch.device | None = None
     ) -> Topology:
-        """The topology in which every unit exists."""
+        """The topology in which every unit exists.
+
+        Raises:
+            SparsityError: ``shape`` does not admit the structure, or the structure fixes a
+                sparsity above 0.
+        """
         structure = Unstructured() if structure is None else structure
+        structure.check(tuple(shape))
         active = torch.ones(structure.n_units(shape), dtype=torch.bool, device=device)
         return cls.from_active(active, shape, structure=structure)
 
     @classmethod
-    def _of(cls, active: Tensor, shape: Shape, structure: Structure, *, n_active: int) -> Topology:
+    def _of(
+        cls,
+        active: Tensor,
+        shape: Shape,
+        structure: Structure,
+        *,
+        allowed: Tensor | None,
+        n_active: int,
+    ) -> Topology:
         self = cls.__new__(cls)
-        self._adopt(active, shape, structure, n_active=n_active)
+        self._adopt(active, shape, structure, allowed=allowed, n_active=n_active)
         return self
 
-    def _adopt(self, active: Tensor, shape: Shape, structure: Structure, *, n_active: int) -> None:
+    def _adopt(
+        self,
+        active: Tensor,
+        shape: Shape,
+        structure: Structure,
+        *,
+        allowed: Tensor | None,
+        n_active: int,
+    ) -> None:
         self.active = active
         self.shape = shape
         self.structure = structure
+        self.allowed = allowed
         self.n_active = n_active
+
+    def _check(self) -> None:
+        """Raise if an active unit is not allowed, or a group's count is ruled out."""
+        if self.allowed is not None:
+            _check_flags(self.allowed, "allowed", self.structure, self.shape)
+            outside = (self.active & ~self.allowed).nonzero().squeeze(1)
+            if outside.numel():
+                raise SparsityError(
+                    f"{outside.numel()} active units are not allowed: {outside[:5].tolist()} ..."
+                )
+        if self.structure.n_groups(self.shape) > 1:
+            check_counts(self.structure, self.counts(), self.shape)
 
     @property
     def device(self) -> torch.device:
@@ -146,6 +202,28 @@ class Topology:
     def n_units(self) -> int:
         """Number of units, active or not."""
         return self.active.numel()
+
+    @property
+    def room(self) -> Tensor:
+        """The most active units that each group can hold (n_groups,) int64."""
+        n_groups = self.structure.n_groups(self.shape)
+        if self.allowed is None and n_groups == 1:
+            return torch.tensor([self.n_units], device=self.device)
+        return self._per_group(
+            torch.arange(self.n_units, device=self.device)
+            if self.allowed is None
+            else self.allowed.nonzero().squeeze(1)
+        )
+
+    @property
+    def n_allowed(self) -> int:
+        """Number of units that may be active."""
+        return self.n_units if self.allowed is None else int(self.allowed.count_nonzero())
+
+    @property
+    def free(self) -> Tensor:
+        """Which units could be grown (n_units,) bool: allowed and not active."""
+        return ~self.active if self.allowed is None else self.allowed & ~self.active
 
     @property
     def units(self) -> Tensor:
@@ -174,7 +252,12 @@ class Topology:
     @property
     def nnz(self) -> int:
         """Number of connections, counted."""
-        return self.n_active * (self.n_elements // self.n_units)
+        return self.n_active * self.unit_size
+
+    @property
+    def unit_size(self) -> int:
+        """Elements of one unit."""
+        return unit_size(self.structure, self.shape)
 
     @property
     def sparsity(self) -> float:
@@ -183,31 +266,45 @@ class Topology:
 
     def counts(self) -> Tensor:
         """Active units of each group (n_groups,) int64."""
-        n_groups = self.structure.n_groups(self.shape)
-        if n_groups == 1:
+        if self.structure.n_groups(self.shape) == 1:
             return torch.tensor([self.n_active], device=self.device)
-        groups = self.structure.group_of(self.units, self.shape)
-        return torch.bincount(groups, minlength=n_groups)
+        return self._per_group(self.units)
+
+    def _per_group(self, units: Tensor) -> Tensor:
+        groups = self.structure.group_of(units, self.shape)
+        return torch.bincount(groups, minlength=self.structure.n_groups(self.shape))
 
     def to(self, device: torch.device | str) -> Topology:
         """The same topology on another device."""
         if torch.device(device) == self.device:
             return self
-        active = self.active.to(device)
-        return Topology._of(active, self.shape, self.structure, n_active=self.n_active)
+        allowed = None if self.allowed is None else self.allowed.to(device)
+        return Topology._of(
+            self.active.to(device),
+            self.shape,
+            self.structure,
+            allowed=allowed,
+            n_active=self.n_active,
+        )
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Topology):
             return NotImplemented
         same_kind = self.shape == other.shape and self.structure == other.structure
-        return same_kind and torch.equal(self.active, other.active.to(self.device))
+        other = other.to(self.device)
+        return (
+            same_kind
+            and torch.equal(self.active, other.active)
+            and _same_flags(self.allowed, other.allowed)
+        )
 
     __hash__ = None  # type: ignore[assignment]
 
     def __repr__(self) -> str:
+        allowed = "" if self.allowed is None else f", n_allowed={self.n_allowed}"
         return (
             f"Topology(shape={self.shape}, structure={self.structure}, nnz={self.nnz}, "
-            f"sparsity={self.sparsity:.4g})"
+            f"sparsity={self.sparsity:.4g}{allowed})"
         )
 
 
@@ -223,7 +320,8 @@ def apply(topology: Topology, delta: TopologyDelta) -> Topology:
 
     Raises:
         SparsityError: An index is out of range, repeated or out of order, a dropped unit is
-            absent, or a grown one is present and not dropped.
+            absent, a grown one is present and not dropped, or not allowed, or a group ends with a
+            count that the structure rules out.
 
     Example:
         >>> before = Topology(torch.tensor([0, 3]), (2, 2))
@@ -241,8 +339,28 @@ def apply(topology: Topology, delta: TopologyDelta) -> Topology:
         present = delta.grown[active[delta.grown]][:5].tolist()
         raise SparsityError(f"cannot grow units that are active and not dropped: {present} ...")
     active[delta.grown] = True
-    n_active = topology.n_active - delta.dropped.numel() + delta.grown.numel()
-    return Topology._of(active, topology.shape, topology.structure, n_active=n_active)
+    new = Topology._of(
+        active,
+        topology.shape,
+        topology.structure,
+        allowed=topology.allowed,
+        n_active=topology.n_active - delta.dropped.numel() + delta.grown.numel(),
+    )
+    new._check()
+    return new
+
+
+def _check_flags(flags: Tensor, argument: str, structure: Structure, shape: Shape) -> None:
+    wanted = (structure.n_units(shape),)
+    if flags.dtype != torch.bool or tuple(flags.shape) != wanted:
+        raise SparsityError(
+            f"{argument} must be a bool tensor of shape {wanted} for a weight of shape {shape}, "
+            f"got {flags.dtype} of shape {tuple(flags.shape)}"
+        )
+
+
+def _same_flags(a: Tensor | None, b: Tensor | None) -> bool:
+    return torch.equal(a, b) if a is not None and b is not None else a is b
 
 
 def _check_units(units: Tensor, n_units: int, argument: str = "units") -> None:

@@ -1,30 +1,24 @@
 """The loop side: layers, rewiring, and the updater that attaches itself to optimizers."""
 
-from regrow.training._budgets import (
-    Budget,
-    Quota,
-    Standing,
-    by_momentum,
-    by_nnz,
-    global_magnitude,
-    per_layer,
-    redistribute,
-)
+from regrow.training._budgets import Budget, Quota, Rounding, Standing, per_group, per_layer
 from regrow.training._distributed import ProcessGroup
 from regrow.training._layers import MaskedWeight
 from regrow.training._prepare import prepare_layers, sparsify_
 from regrow.training._progress import Rewiring
 from regrow.training._rewire import rewire
-from regrow.training._rule import Rule
+from regrow.training._rule import Part, Rule
+from regrow.training._shared_budgets import by_momentum, by_nnz, global_magnitude, redistribute
 from regrow.training._updater import TopologyUpdater
-from regrow.training._weights import Select, default_weights
+from regrow.training._weights import Select, default_weights, fitting
 
 __all__ = [
     "Budget",
     "MaskedWeight",
+    "Part",
     "ProcessGroup",
     "Quota",
     "Rewiring",
+    "Rounding",
     "Rule",
     "Select",
     "Standing",
@@ -32,7 +26,9 @@ __all__ = [
     "by_momentum",
     "by_nnz",
     "default_weights",
+    "fitting",
     "global_magnitude",
+    "per_group",
     "per_layer",
     "prepare_layers",
     "redistribute",

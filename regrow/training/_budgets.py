@@ -1,19 +1,20 @@
-"""Budgets: how many units each layer drops and grows in one rewiring."""
+"""Budgets: how many units each layer drops and grows in one rewiring, each on its own."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
-from typing import NamedTuple, Protocol, final
+from functools import cached_property
+from typing import Literal, NamedTuple, Protocol, final
 
 import torch
 from torch import Tensor
 
-from regrow.allocation import Allocation, allocate_counts, n_active
-from regrow.errors import InfeasibleSparsityError, SparsityError
-from regrow.topology import select_top
+from regrow._checks import check_choice
+from regrow.allocation import Allocation, allocate_counts
+from regrow.errors import SparsityError
+from regrow.topology import spread_over_groups
 from regrow.typing import LayerView
 
 
@@ -21,12 +22,13 @@ class Quota(NamedTuple):
     """Units of one layer in one rewiring.
 
     ``n_prune`` go towards a target and are not replaced; ``n_drop`` more make room for growth;
-    ``n_grow`` enter.
+    ``n_grow`` enter. Whole numbers are taken over the whole layer, and where it has several groups
+    each grows what it lost to ``n_drop``; tensors (n_groups,) int64 are taken group by group.
     """
 
-    n_prune: int
-    n_drop: int
-    n_grow: int
+    n_prune: int | Tensor
+    n_drop: int | Tensor
+    n_grow: int | Tensor
 
 
 @final
@@ -53,8 +55,16 @@ class Standing:
 
     @property
     def n_units(self) -> int:
-        """All units."""
-        return self.layer.topology.n_units
+        """All units that may be active."""
+        return self.layer.topology.n_allowed
+
+    @cached_property
+    def groups(self) -> Tensor | None:
+        """(n_active,) the group of each active unit; None where there is one group."""
+        topology = self.layer.topology
+        if topology.structure.n_groups(topology.shape) == 1:
+            return None
+        return topology.structure.group_of(self.units, topology.shape)
 
 
 class Budget(Protocol):
@@ -71,187 +81,147 @@ class Budget(Protocol):
             target: Sparsity over all layers to reach, or None where counts stay.
         """
 
-    def check(self, layers: Sequence[LayerView], target: float) -> None:
-        """Raise ``SparsityError`` if ``target`` cannot be met; called before anything changes."""
+    def check(self, layers: Sequence[LayerView], target: float | None) -> None:
+        """Raise ``SparsityError`` if it cannot work; called before anything changes.
+
+        Args:
+            layers: The layers.
+            target: The last sparsity over all layers, or None where counts stay.
+        """
 
 
-def _n_drop(standing: Standing, fraction: float, count: int) -> int:
-    """Rounded down as in RigL's code; ITOP and GraNet round up, which differs by one unit."""
-    return math.floor(fraction * count + 1e-9) if standing.can_grow else 0
+Rounding = Literal["down", "up"]
+"""Of the units to drop: RigL's code rounds down, those of ITOP, GraNet, DSN and E2ENet up."""
+ROUNDINGS = ("down", "up")
+
+
+def share_of(fraction: float, count: int, rounding: Rounding) -> int:
+    """Part of a count, rounded."""
+    exact = fraction * count
+    return math.ceil(exact - 1e-9) if rounding == "up" else math.floor(exact + 1e-9)
+
+
+def shares_of(fraction: float, counts: Tensor, rounding: Rounding) -> Tensor:
+    """Part of each count (n_groups,) int64, rounded."""
+    exact = fraction * counts.double()
+    rounded = (exact - 1e-9).ceil() if rounding == "up" else (exact + 1e-9).floor()
+    return rounded.to(torch.int64)
+
+
+def check_not_fixed(layers: Sequence[LayerView]) -> None:
+    """Raise ``SparsityError`` if a layer's structure fixes its sparsity: no target can move it."""
+    for layer in layers:
+        structure = layer.topology.structure
+        if structure.fixed_sparsity is not None:
+            raise SparsityError(
+                f"{layer.name!r} cannot move to a target: {structure} fixes its sparsity at "
+                f"{structure.fixed_sparsity:g}; use a method that keeps counts, such as rigl"
+            )
 
 
 @final
 @dataclass(frozen=True)
 class _PerLayer:
     allocation: Allocation | None = None
+    rounding: Rounding = "down"
 
     def __call__(
         self, standings: Sequence[Standing], fraction: float, target: float | None
     ) -> list[Quota]:
-        counts = [standing.n_active for standing in standings]
-        if target is not None:
-            counts = self._counts([standing.layer for standing in standings], target)
-        quotas = []
-        for standing, count in zip(standings, counts, strict=True):
-            n_prune = max(standing.n_active - count, 0)
-            n_drop = _n_drop(standing, fraction, min(count, standing.n_active))
-            n_grow = count - (standing.n_active - n_prune - n_drop) if standing.can_grow else 0
-            quotas.append(Quota(n_prune, n_drop, n_grow))
-        return quotas
+        if target is None:
+            drops = [share_of(fraction, s.n_active, self.rounding) * s.can_grow for s in standings]
+            return [Quota(0, n_drop, n_drop) for n_drop in drops]
+        counts = self._counts([standing.layer for standing in standings], target)
+        return [
+            self._towards(standing, count, fraction)
+            for standing, count in zip(standings, counts, strict=True)
+        ]
 
-    def check(self, layers: Sequence[LayerView], target: float) -> None:
-        self._counts(layers, target)
+    def _towards(self, standing: Standing, count: int, fraction: float) -> Quota:
+        topology = standing.layer.topology
+        if standing.groups is not None:
+            before, room = topology.counts(), topology.room
+            after = spread_over_groups(topology.structure, count, room)
+            n_drop = shares_of(fraction, torch.minimum(after, before), self.rounding)
+            n_drop *= standing.can_grow
+            n_prune = (before - after).clamp(min=0)
+            n_grow = (after - (before - n_prune - n_drop)) * standing.can_grow
+            return Quota(n_prune, n_drop, n_grow)
+        n_prune_, n_active = max(standing.n_active - count, 0), standing.n_active
+        if not standing.can_grow:
+            return Quota(n_prune_, 0, 0)
+        n_drop_ = share_of(fraction, min(count, n_active), self.rounding)
+        return Quota(n_prune_, n_drop_, count - (n_active - n_prune_ - n_drop_))
+
+    def check(self, layers: Sequence[LayerView], target: float | None) -> None:
+        if target is None:
+            return
+        check_not_fixed(layers)
+        for layer, count in zip(layers, self._counts(layers, target), strict=True):
+            if count > layer.topology.n_allowed:
+                raise SparsityError(
+                    f"{self.allocation} gives {layer.name!r} {count} units at sparsity {target:g}, "
+                    f"and {layer.topology.n_allowed} are allowed"
+                )
 
     def _counts(self, layers: Sequence[LayerView], target: float) -> list[int]:
         if self.allocation is None:
             raise SparsityError("per_layer() keeps counts; for a target, per_layer(allocation=...)")
         shapes = {layer.name: layer.topology.shape for layer in layers}
-        structure = layers[0].topology.structure
-        counts = allocate_counts(shapes, target, self.allocation, structure=structure)
+        structures = {layer.name: layer.topology.structure for layer in layers}
+        counts = allocate_counts(shapes, target, self.allocation, structure=structures)
         return [counts[layer.name] for layer in layers]
 
 
-def per_layer(*, allocation: Allocation | None = None) -> Budget:
+def per_layer(*, allocation: Allocation | None = None, rounding: Rounding = "down") -> Budget:
     """Every layer grows what it dropped (SET, RigL).
+
+    Where a layer has several groups, what leaves is chosen over the whole layer, and each group
+    grows what it lost: with two units a group, a count of drops for each would round to none.
 
     Args:
         allocation: With a target (MEST), the rule that says each layer's count at that sparsity.
+        rounding: Of the units to drop: ``"down"`` (RigL's code) or ``"up"`` (ITOP's and others).
+
+    Raises:
+        ValueError: Unknown rounding.
     """
-    return _PerLayer(allocation)
+    check_choice(rounding, "rounding", ROUNDINGS)
+    return _PerLayer(allocation, rounding)
 
 
 @final
 @dataclass(frozen=True)
-class _GlobalMagnitude:
-    least: int = 1
+class _PerGroup:
+    rounding: Rounding = "down"
 
     def __call__(
         self, standings: Sequence[Standing], fraction: float, target: float | None
     ) -> list[Quota]:
-        kept = [standing.n_active for standing in standings]
-        if target is not None:
-            total = n_active(sum(s.n_units for s in standings), target)
-            if total < sum(kept):
-                kept = self._keep(standings, total)
+        self.check([standing.layer for standing in standings], target)
         quotas = []
-        for standing, count in zip(standings, kept, strict=True):
-            n_drop = _n_drop(standing, fraction, count)
-            quotas.append(Quota(standing.n_active - count, n_drop, n_drop))
+        for standing in standings:
+            counts = standing.layer.topology.counts()
+            n_drop = shares_of(fraction, counts, self.rounding) * standing.can_grow
+            quotas.append(Quota(0 * n_drop, n_drop, n_drop))
         return quotas
 
-    def check(self, layers: Sequence[LayerView], target: float) -> None:
-        n_units = sum(layer.topology.n_units for layer in layers)
-        needed = sum(min(self.least, layer.topology.n_units) for layer in layers)
-        if n_active(n_units, target) < needed:
-            largest = math.floor((1 - needed / n_units) * 1e6) / 1e6
-            raise InfeasibleSparsityError(
-                f"sparsity={target:g} leaves {n_active(n_units, target)} connections for "
-                f"{len(layers)} layers that keep {self.least} each; the largest sparsity that "
-                f"can be met is {largest:g}",
-                largest_feasible=largest,
-            )
-
-    def _keep(self, standings: Sequence[Standing], total: int) -> list[int]:
-        """Counts of the ``total`` best units of all layers, ``least`` of each among them."""
-        device = standings[0].scores.device
-        protected = []
-        for standing in standings:
-            scores = standing.scores.to(device)
-            safe = select_top(scores, None, min(self.least, scores.numel()))
-            protected.append(scores.index_fill(0, safe, torch.inf))
-        sizes = [scores.numel() for scores in protected]
-        chosen = select_top(torch.cat(protected), None, total)
-        bounds = torch.tensor([0, *sizes], device=device).cumsum(0)
-        at = torch.searchsorted(chosen, bounds).tolist()
-        return [last - first for first, last in pairwise(at)]
-
-
-def global_magnitude(*, least: int = 1) -> Budget:
-    """Towards a target the lowest scores of *all* layers go; growth replaces drops per layer.
-
-    GraNet's gradual pruning (Liu et al. 2021, section 3.2), and GMP and AC/DC in their global
-    forms. Their codes compare with a threshold; here the count is exact, ties go to the earlier
-    layer and lower position.
-
-    Args:
-        least: Units that stay in every layer, so that none is cut off; our own guard, 1.
-    """
-    return _GlobalMagnitude(least)
-
-
-Share = Callable[[LayerView, int], float]
-"""(layer, units that stay after dropping) -> how much it claims of the growth, at least 0."""
-
-
-def by_nnz(layer: LayerView, n_kept: int) -> float:
-    """Growth in proportion to what is left, as DSR does (Mostafa and Wang 2019)."""
-    del layer
-    return float(n_kept)
-
-
-def by_momentum(layer: LayerView, n_kept: int) -> float:
-    """Growth in proportion to the mean |momentum| of active units, as SNFS does.
-
-    Dettmers and Zettlemoyer 2019; their code takes the mean, their tutorial says the sum. Reads
-    the optimizer state ``momentum_buffer``.
-    """
-    del n_kept
-    flat = layer.topology.indices
-    return float(layer.state_at("momentum_buffer", flat).abs().mean())
-
-
-@final
-@dataclass(frozen=True)
-class _Redistribute:
-    share: Share
-
-    def check(self, layers: Sequence[LayerView], target: float) -> None:
-        del layers, target
-        raise SparsityError("redistribute() keeps the total; it takes no target")
-
-    def __call__(
-        self, standings: Sequence[Standing], fraction: float, target: float | None
-    ) -> list[Quota]:
+    def check(self, layers: Sequence[LayerView], target: float | None) -> None:
+        del layers
         if target is not None:
-            self.check([standing.layer for standing in standings], target)
-        drops = [_n_drop(standing, fraction, standing.n_active) for standing in standings]
-        claims, room = [], []
-        for standing, n_drop in zip(standings, drops, strict=True):
-            kept = standing.n_active - n_drop
-            room.append(standing.n_units - kept if standing.can_grow else 0)
-            claims.append(max(self.share(standing.layer, kept), 0.0) if room[-1] else 0.0)
-        grows = _spread(sum(drops), claims, room)
-        return [Quota(0, n_drop, n_grow) for n_drop, n_grow in zip(drops, grows, strict=True)]
+            raise SparsityError("per_group() keeps the count of every group; it takes no target")
 
 
-def redistribute(share: Share = by_nnz) -> Budget:
-    """What all layers dropped is grown where ``share`` claims it; full layers pass on the rest.
+def per_group(*, rounding: Rounding = "down") -> Budget:
+    """Every group of every layer drops its own share, and grows as many (DSN).
+
+    For groups of many units: of two, a share rounds to none or to all.
 
     Args:
-        share: ``by_nnz`` (DSR) or ``by_momentum`` (SNFS), or any function of that signature.
+        rounding: Of the units to drop: ``"down"`` or ``"up"`` (DSN's code).
+
+    Raises:
+        ValueError: Unknown rounding.
     """
-    return _Redistribute(share)
-
-
-def _spread(total: int, claims: Sequence[float], room: Sequence[int]) -> list[int]:
-    """Split ``total`` in proportion to ``claims``, none above its ``room``."""
-    given = [0] * len(claims)
-    while left := total - sum(given):
-        unfilled = [i for i in range(len(claims)) if given[i] < room[i]]
-        weight = sum(claims[i] for i in unfilled)
-        # Layers that claim nothing share what the others cannot hold.
-        shares = {
-            i: left * claims[i] / weight if weight else left / len(unfilled) for i in unfilled
-        }
-        full = [i for i in unfilled if given[i] + shares[i] >= room[i]]
-        for i in full:
-            given[i] = room[i]
-        if full:
-            continue
-        whole = {i: math.floor(share) for i, share in shares.items()}
-        by_remainder = sorted(unfilled, key=lambda i: whole[i] - shares[i])
-        for i in by_remainder[: left - sum(whole.values())]:
-            whole[i] += 1
-        for i, n in whole.items():
-            given[i] += n
-    return given
+    check_choice(rounding, "rounding", ROUNDINGS)
+    return _PerGroup(rounding)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import final
 
 from torch import Tensor, nn
@@ -21,7 +21,7 @@ from regrow.training._optimizer_state import check_state_shapes
 from regrow.training._progress import Progress, Rewiring
 from regrow.training._rewire import rewire
 from regrow.training._rounds import Round, all_finite
-from regrow.training._rule import Rule
+from regrow.training._rule import Part
 
 _log = logging.getLogger(__name__)
 
@@ -37,9 +37,8 @@ class StepDriver:
 
     Args:
         model: For its process group.
-        layers: Each knows the optimizer that steps it.
+        parts: Layers with their rules; each layer knows the optimizer that steps it.
         optimizers: In the order in which they step.
-        rule: How to rewire; None keeps the topology.
         progress: Counters, advanced here.
         process_group: Whose ranks must decide alike.
         rewired: Called with the record of each rewiring, after it was applied.
@@ -48,19 +47,20 @@ class StepDriver:
     def __init__(
         self,
         model: nn.Module,
-        layers: Sequence[MaskedWeight],
+        parts: Sequence[Part],
         *,
         optimizers: Sequence[Optimizer],
-        rule: Rule | None,
         progress: Progress,
         process_group: ProcessGroup,
         rewired: Callable[[Rewiring], None],
     ) -> None:
         self.progress = progress
         self._model = model
-        self._layers = layers
+        self._parts = parts
+        self._layers = [layer for part in parts for layer in part.layers]
+        self._part_of = {layer.name: i for i, part in enumerate(parts) for layer in part.layers}
         self._optimizers = optimizers
-        self._rule = rule
+        self._weight_step = next((p.rule.weight_step for p in parts if p.rule is not None), None)
         self._process_group = process_group
         self._report = rewired
         self.forget_step()
@@ -75,41 +75,53 @@ class StepDriver:
         self._rewired = False
         self._finite: bool | None = None
 
-    @property
-    def due(self) -> int | None:
-        """The planned step of the rewiring that the coming step owes, or None."""
-        if self._rule is None:
+    def due(self, index: int) -> int | None:
+        """The planned step of the rewiring that part ``index`` owes the coming step, or None."""
+        rule = self._parts[index].rule
+        if rule is None:
             return None
-        if self._rule.window.is_due(self.progress.steps + 1):
+        if rule.window.is_due(self.progress.steps + 1):
             return self.progress.steps + 1
-        return self.progress.overdue
+        return self.progress.overdue[index]
+
+    @property
+    def _due_parts(self) -> dict[int, int]:
+        """Index of each part that is due -> the planned step of its rewiring."""
+        dues = {i: self.due(i) for i in range(len(self._parts))}
+        return {i: due for i, due in dues.items() if due is not None}
 
     def grad_arrived(self, layer: MaskedWeight) -> None:
         """Hook: leave gradient on active entries, or all of it where a rewiring shall read it."""
-        if self._rule is None or not self._rule.reads_gradient or self.due is None:
+        index = self._part_of[layer.name]
+        if not self._parts[index].reads_gradient or self.due(index) is None:
             layer.mask_grad()
 
     def before_step(self, index: int) -> None:
         """Hook: gradients are complete, weights have not moved."""
         if self._round.enter(index):
             self._forget_rewiring()
-        rule, due = self._rule, self.due
-        if rule is None or due is None:
+        due = self._due_parts
+        if not due:
             return
         optimizer, last = self._optimizers[index], self._round.is_last(index)
         mine = self._layers_of(optimizer)
-        if rule.reads_gradient:
+        if any(self._parts[i].reads_gradient for i in due):
             if self._finite is None:
                 self._finite = self._finite_everywhere()
-            self._keep_dense_grads(mine, copy=rule.weight_step == "before")
+            read = [layer for layer in mine if self._is_read(layer, due)]
+            self._keep_dense_grads(read, copy=self._weight_step == "before")
         comes = self._finite is not False and not self._round.skipped
-        if rule.weight_step != "before" and last and comes and not self._rewired:
-            self._rewired = self._rewire(rule, due)
-        if rule.weight_step == "skip" and comes:
+        if self._weight_step != "before" and last and comes and not self._rewired:
+            self._rewired = self._rewire(due)
+        if self._weight_step == "skip" and comes:
             _forget_grads(optimizer)
         else:
             for layer in mine:
                 layer.mask_grad()
+
+    def _is_read(self, layer: MaskedWeight, due: Mapping[int, int]) -> bool:
+        index = self._part_of[layer.name]
+        return index in due and self._parts[index].reads_gradient
 
     def after_step(self, index: int) -> None:
         """Hook: weights have moved."""
@@ -127,12 +139,12 @@ class StepDriver:
             for layer in self._layers:
                 if layer.optimizer is not None:
                     check_state_shapes(layer.optimizer, layer.parameter, layer.name)
-        rule, due = self._rule, self.due
-        if rule is not None and due is not None:
-            if rule.weight_step == "before" and self._finite is not False:
-                self._rewired = self._rewire(rule, due)
-            # Not finite somewhere: it stays due, also behind the last planned step.
-            self.progress.overdue = None if self._rewired else due
+        if due := self._due_parts:
+            if self._weight_step == "before" and self._finite is not False:
+                self._rewired = self._rewire(due)
+            for i, planned in due.items():
+                # Not finite somewhere: it stays due, also behind the last planned step.
+                self.progress.overdue[i] = None if self._rewired else planned
         self.progress.steps += 1
 
     def _layers_of(self, optimizer: Optimizer) -> list[MaskedWeight]:
@@ -164,38 +176,49 @@ class StepDriver:
                 dense = dense.clone()
             self._dense[layer.name] = dense
 
-    def _rewire(self, rule: Rule, due: int) -> bool:
-        """Decide and apply the rewiring planned for step ``due``."""
+    def _rewire(self, due: Mapping[int, int]) -> bool:
+        """Decide and apply the rewirings of the parts that are due, with their planned steps."""
         step = self.progress.steps + 1
         group = resolve_group(self._model, self._process_group)
         device = self._layers[0].parameter.device
-        for layer in self._layers:
+        decided: dict[str, TopologyDelta] = {}
+        for index, planned in due.items():
+            decided |= self._decide(self._parts[index], planned)
+        deltas = [decided.get(layer.name) for layer in self._layers]
+        tensors = (t for delta in deltas if delta for t in (delta.dropped, delta.grown))
+        check_same_on_all(tensors, group=group, device=device, step=step)
+        self._apply(step, deltas)
+        return True
+
+    def _decide(self, part: Part, planned: int) -> Mapping[str, TopologyDelta]:
+        rule, step = part.rule, self.progress.steps + 1
+        if rule is None:
+            return {}
+        for layer in part.layers:
             layer.begin(self.progress.seed, step, self._dense.get(layer.name))
             if rule.reads_gradient and not layer.has_grad:
                 _log.info("step %d: %s got no gradient and grows nothing", step, layer.name)
         try:
-            decided = rewire(
-                self._layers,
+            return rewire(
+                part.layers,
                 drop=rule.drop,
                 grow=rule.grow,
-                fraction=rule.drop_fraction(due),
+                fraction=rule.drop_fraction(planned),
                 budget=rule.budget,
-                target=None if rule.target is None else rule.target(due),
+                target=None if rule.target is None else rule.target(planned),
                 regrow=rule.regrow,
             )
         finally:
-            for layer in self._layers:
+            for layer in part.layers:
                 layer.end()
-        deltas = [decided[layer.name] for layer in self._layers]
-        parts = (part for delta in deltas for part in (delta.dropped, delta.grown))
-        check_same_on_all(parts, group=group, device=device, step=step)
-        self._apply(step, deltas)
-        return True
 
-    def _apply(self, step: int, deltas: Sequence[TopologyDelta]) -> None:
+    def _apply(self, step: int, deltas: Sequence[TopologyDelta | None]) -> None:
+        rewiring = len(self.progress.history) + 1
         for layer, delta in zip(self._layers, deltas, strict=True):
-            if not delta.is_empty:
-                layer.commit(apply(layer.topology, delta), delta, layer.optimizer)
+            if delta is not None and not delta.is_empty:
+                old, new = layer.topology, apply(layer.topology, delta)
+                layer.commit(new, delta, layer.optimizer)
+                layer.lifetimes.update(old, delta, new, rewiring=rewiring)
                 layer.mask_grad()
         record = Rewiring.of(step, deltas, [layer.topology for layer in self._layers])
         self.progress.history.append(record)

@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 
 from regrow._names import Owned, owned_parameters, unwrap
 from regrow.errors import SparsityError
+from regrow.training._sharding import is_sharded
 
 if TYPE_CHECKING:
     from regrow.training._layers import MaskedWeight
@@ -95,7 +96,8 @@ class ParameterGuard:
                 raise SparsityError(
                     f"the parameter {one.name!r} was replaced after it was made sparse (sharding, "
                     "load_state_dict(assign=True), or an assignment): replace parameters first, "
-                    "then build the optimizer, then call the method again"
+                    "(fully_shard before the method), then build the optimizer, then call the "
+                    "method again"
                 )
             self._sparse[i] = Owned(one.name, one.parameter, found.owners, found.paths)
 
@@ -104,7 +106,8 @@ class ParameterGuard:
             owner = self._root
             for part in path.split(".") if path else ():
                 owner = None if owner is None else owner._modules.get(part)
-            if owner is None or owner._parameters.get(attribute) is not one.parameter:
+            held = None if owner is None else owner._parameters.get(attribute)
+            if held is not one.parameter and not _is_gathered(one.parameter, held):
                 return False
         return True
 
@@ -118,6 +121,16 @@ class ParameterGuard:
 
     def __reduce__(self) -> tuple[type[ParameterGuard], tuple[None, tuple[()], None]]:
         return ParameterGuard, (None, (), None)
+
+
+def _is_gathered(parameter: Tensor, held: Tensor | None) -> bool:
+    """Whether ``held`` is what ``fully_shard`` puts in a sharded parameter's place to compute."""
+    return (
+        held is not None
+        and is_sharded(parameter)
+        and not is_sharded(held)
+        and held.shape == parameter.shape
+    )
 
 
 def _remove_left_guards(model: nn.Module) -> None:

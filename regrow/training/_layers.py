@@ -9,7 +9,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from regrow.topology import Topology, TopologyDelta, derived_generator
+from regrow.training._lifetimes import Lifetimes
 from regrow.training._optimizer_state import reset_state
+from regrow.training._sharding import flat_mask, is_sharded, local, local_part, whole
 from regrow.typing import SparseLayer
 
 
@@ -21,9 +23,14 @@ class MaskedWeight(SparseLayer):
     it is masked. Written to by mask only: a flat write through ``reshape`` changes a copy where
     the weight is ``channels_last``.
 
+    A parameter that ``fully_shard`` split is masked part by part, and gathered to be read: while a
+    rewiring is decided, each rank holds one layer's weight or gradient whole, besides the scores
+    and positions of all active units (12 bytes each). Its topology, one byte a unit, is held whole
+    by every rank; only the mask that is applied is split.
+
     Args:
         name: Canonical name of the parameter.
-        parameter: The weight, of any floating dtype and memory format.
+        parameter: The weight, of any floating dtype and memory format, sharded or not.
         topology: On the parameter's device.
     """
 
@@ -33,13 +40,15 @@ class MaskedWeight(SparseLayer):
         self.name = name
         self.parameter = parameter
         self.topology = topology
-        self.ever_active = topology.active.clone()
+        self.lifetimes = Lifetimes(topology)
         self.dense_grad: Tensor | None = None
         self._generator: torch.Generator | None = None
         self._dead = self._dead_of(topology)
 
     def _dead_of(self, topology: Topology) -> Tensor:
         """Inactive places, with the weight's strides: elementwise work on both is then fastest."""
+        if is_sharded(self.parameter):
+            return local_part(~topology.mask, self.parameter)
         laid_out = torch.empty_like(self.parameter, dtype=torch.bool, requires_grad=False)
         return torch.logical_not(topology.mask, out=laid_out)
 
@@ -72,7 +81,7 @@ class MaskedWeight(SparseLayer):
 
     def weight_at(self, flat: Tensor) -> Tensor:
         """Weights at flat positions (n,) -> (n,), in the parameter's dtype."""
-        return self.parameter.detach().reshape(-1)[flat]
+        return whole(self.parameter.detach()).reshape(-1)[flat]
 
     def grad_at(self, flat: Tensor) -> Tensor:
         """Dense gradient at flat positions (n,) -> (n,); zeros where this step gave none.
@@ -84,7 +93,7 @@ class MaskedWeight(SparseLayer):
             raise RuntimeError(f"layer {self.name!r} is not in a rewiring: no gradient is at hand")
         if self.dense_grad is None:
             return torch.zeros_like(self.weight_at(flat))
-        return self.dense_grad.reshape(-1)[flat]
+        return whole(self.dense_grad).reshape(-1)[flat]
 
     def state_at(self, key: str, flat: Tensor) -> Tensor:
         """Optimizer state at flat positions (n,) -> (n,).
@@ -96,7 +105,7 @@ class MaskedWeight(SparseLayer):
         value = optimizer.state.get(self.parameter, {}).get(key) if optimizer else None
         if not torch.is_tensor(value) or value.shape != self.parameter.shape:
             raise KeyError(f"the optimizer holds no state {key!r} for {self.name!r}")
-        return value.reshape(-1)[flat]
+        return whole(value).reshape(-1)[flat]
 
     optimizer: Optimizer | None = None
 
@@ -104,15 +113,12 @@ class MaskedWeight(SparseLayer):
     def mask_grad(self) -> None:
         """Zero the gradient of inactive entries, in place; inf and NaN leave no trace."""
         if self.parameter.grad is not None:
-            self.parameter.grad.masked_fill_(self._dead, 0.0)
+            local(self.parameter.grad).masked_fill_(self._dead, 0.0)
 
     @torch.no_grad()
     def enforce(self, optimizer: Optimizer | None) -> None:
         """Inactive weights to zero, their optimizer state to fresh."""
-        self.parameter.masked_fill_(self._dead, 0.0)
-        if optimizer is not None:
-            dead = self._dead
-            reset_state(optimizer, self.parameter, lambda t, value: t.masked_fill_(dead, value))
+        self._fill(self._dead, optimizer)
 
     @torch.no_grad()
     def commit(self, new: Topology, delta: TopologyDelta, optimizer: Optimizer | None) -> None:
@@ -127,25 +133,35 @@ class MaskedWeight(SparseLayer):
             optimizer: The one that steps this weight.
         """
         elements = new.structure.elements_of(delta.dropped, new.shape).reshape(-1)
+        if is_sharded(self.parameter):
+            dropped = local_part(flat_mask(new.shape, elements), self.parameter)
+            self._fill(dropped, optimizer)
+        else:
+            self._fill(elements, optimizer)
+        self.adopt(new)
+
+    def _fill(self, where: Tensor, optimizer: Optimizer | None) -> None:
+        """Weights to zero and their state to fresh, at flat positions or in a local mask."""
 
         def fill(tensor: Tensor, value: float) -> None:
-            _fill_at(tensor, elements, value)
+            if where.dtype == torch.bool:
+                local(tensor).masked_fill_(where, value)
+            else:
+                _fill_at(tensor, where, value)
 
         fill(self.parameter, 0.0)
         if optimizer is not None:
             reset_state(optimizer, self.parameter, fill)
-        self.adopt(new)
 
     def adopt(self, topology: Topology) -> None:
         """Take a topology over without touching weights or state."""
         self.topology = topology
-        self.ever_active.logical_or_(topology.active)
         self._dead = self._dead_of(topology)
 
     @torch.no_grad()
     def mask_copy(self, copy: Tensor) -> None:
         """Zero the inactive entries of an averaged copy of the weight."""
-        copy.masked_fill_(self._dead.to(copy.device), 0.0)
+        local(copy).masked_fill_(self._dead.to(copy.device), 0.0)
 
 
 def _fill_at(tensor: Tensor, flat: Tensor, value: float) -> None:

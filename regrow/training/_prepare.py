@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from torch import nn
 
 from regrow._names import Owned
 from regrow.allocation import Allocation, Explicit, allocate_counts, erdos_renyi_kernel
+from regrow.errors import SparsityError
 from regrow.topology import (
     Structure,
     Topology,
@@ -14,7 +17,8 @@ from regrow.topology import (
     random_topology,
 )
 from regrow.training._layers import MaskedWeight
-from regrow.training._weights import Select, choose_weights, default_weights
+from regrow.training._weights import Select, choose_weights, default_weights, structure_of
+from regrow.typing import Shape
 
 
 def prepare_layers(
@@ -41,27 +45,65 @@ def prepare_layers(
         A layer for each selected weight, in the order of the model.
 
     Raises:
-        SparsityError: Nothing is selected, or the budget cannot be met.
+        SparsityError: Nothing is selected, a structure does not fit, or the budget cannot be met.
     """
     chosen = choose_weights(model, select)
-    shapes = {one.name: tuple(one.parameter.shape) for one in chosen}
-    for shape in shapes.values():
-        structure.check(shape)
-    counts = allocate_counts(shapes, sparsity, allocation, structure=structure)
     given = allocation.topologies if isinstance(allocation, Explicit) else {}
+    structures = {one.name: _structure(one, structure, given.get(one.name)) for one in chosen}
+    shapes = {one.name: tuple(one.parameter.shape) for one in chosen}
+    _check_fit(shapes, structures)
+    if all(one.fixed_sparsity is not None for one in structures.values()):
+        _check_no_allocation(allocation, structure)
+    counts = allocate_counts(shapes, sparsity, allocation, structure=structures)
 
-    def draw(one: Owned) -> Topology:
-        if one.name in given:
-            return given[one.name]
-        shape, count = shapes[one.name], counts[one.name]
-        if count == structure.n_units(shape):
-            return Topology.full(shape, structure=structure)
-        generator = derived_generator(seed, "initial", one.name)
-        return random_topology(shape, count, generator=generator, structure=structure)
+    def draw(name: str) -> Topology:
+        if name in given:
+            return given[name]
+        generator = derived_generator(seed, "initial", name)
+        shape, count, own = shapes[name], counts[name], structures[name]
+        if count == own.n_units(shape):
+            return Topology.full(shape, structure=own)
+        return random_topology(shape, count, generator=generator, structure=own)
 
     return [
-        MaskedWeight(one.name, one.parameter, draw(one).to(one.parameter.device)) for one in chosen
+        MaskedWeight(one.name, one.parameter, draw(one.name).to(one.parameter.device))
+        for one in chosen
     ]
+
+
+def _structure(one: Owned, structure: Structure, given: Topology | None) -> Structure:
+    """Of a topology that was given its own, else the one asked for as the module has it."""
+    wanted = structure_of(one.owners[0][1], structure)
+    if given is None:
+        return wanted
+    if not isinstance(structure, Unstructured) and given.structure != wanted:
+        raise SparsityError(
+            f"structure={structure}, but the topology given for {one.name!r} is {given.structure}: "
+            "leave structure= out where topologies are given"
+        )
+    return given.structure
+
+
+def _check_fit(shapes: Mapping[str, Shape], structures: Mapping[str, Structure]) -> None:
+    """Raise for all weights that cannot have their structure at once."""
+    misfits = {}
+    for name, shape in shapes.items():
+        try:
+            structures[name].check(shape)
+        except SparsityError as error:
+            misfits[name] = str(error)
+    if misfits:
+        name, reason = next(iter(misfits.items()))
+        more = "" if len(misfits) == 1 else f" (and {', '.join(map(repr, list(misfits)[1:5]))})"
+        raise SparsityError(f"the weight {name!r}{more} cannot be sparse so: {reason}")
+
+
+def _check_no_allocation(allocation: Allocation, structure: Structure) -> None:
+    if not isinstance(allocation, Explicit) and allocation != erdos_renyi_kernel():
+        raise SparsityError(
+            f"allocation={allocation} has no effect: {structure} fixes the sparsity of every "
+            "layer; leave it out"
+        )
 
 
 def sparsify_(

@@ -2,51 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from torch import nn
 
 from regrow.accounting import LayerReport, Plan, Report, attribute, make_plan
-from regrow.allocation import Allocation
-from regrow.schedules import UpdateWindow
-from regrow.topology import Topology
 from regrow.training._layers import MaskedWeight
 from regrow.training._progress import Progress
+from regrow.training._rule import Part
 from regrow.training._weights import dense_reasons
 
 
-def plan_of(
-    model: nn.Module,
-    topologies: Mapping[str, Topology],
-    inputs: object,
-    *,
-    allocation: Allocation | None,
-    window: UpdateWindow | None,
-    target: float | None,
-) -> Plan:
+def plan_of(model: nn.Module, parts: Sequence[Part], inputs: object) -> Plan:
     """The plan of an updater; arguments as it holds them."""
+    topologies = {layer.name: layer.topology for part in parts for layer in part.layers}
     reasons = dense_reasons(model, topologies)
-    falls = target is not None and window is not None
-    for name, topology in topologies.items():
-        if topology.sparsity == 0:
-            if falls:
-                reasons[name] = "full now, may be pruned later"
-            elif all(t.sparsity == 0 for t in topologies.values()):
-                reasons[name] = "full: sparsity 0 was asked for"
-            else:
-                rule = "the allocation" if allocation is None else str(allocation)
-                reasons[name] = f"full: its share under {rule} reaches all its connections"
     notes = []
-    if window is not None:
-        notes.append(
-            f"{len(window.steps)} rewirings planned: every {window.interval} steps, first at step "
-            f"{window.steps[0]}, last at step {window.last}"
-        )
-    else:
-        notes.append("no rewiring: the topology stays")
-    if falls:
-        notes.append(f"sparsity at the last rewiring: {target:.4f}")
+    for part in parts:
+        reasons |= _why_full(part)
+        where = "" if len(parts) == 1 else f"{part.layers[0].name}, ...: "
+        notes += [where + note for note in _notes(part)]
     return make_plan(model, topologies, inputs, reasons=reasons, notes=tuple(notes))
+
+
+def _why_full(part: Part) -> dict[str, str]:
+    full = [layer.name for layer in part.layers if layer.topology.sparsity == 0]
+    if part.last_target is not None:
+        return dict.fromkeys(full, "full now, may be pruned later")
+    if len(full) == len(part.layers):
+        return dict.fromkeys(full, "full: sparsity 0 was asked for")
+    rule = "the allocation" if part.allocation is None else str(part.allocation)
+    return dict.fromkeys(full, f"full: its share under {rule} reaches all its connections")
+
+
+def _notes(part: Part) -> list[str]:
+    if part.rule is None:
+        return ["no rewiring: the topology stays"]
+    window = part.rule.window
+    notes = [
+        f"{len(window.steps)} rewirings planned: every {window.interval} steps, first at step "
+        f"{window.steps[0]}, last at step {window.last}"
+    ]
+    if part.last_target is not None:
+        notes.append(f"sparsity at the last rewiring: {part.last_target:.4f}")
+    return notes
 
 
 def report_of(layers: Sequence[MaskedWeight], progress: Progress, *, weight_steps: int) -> Report:
@@ -61,7 +60,7 @@ def report_of(layers: Sequence[MaskedWeight], progress: Progress, *, weight_step
             sparsity=layer.topology.sparsity,
             n_dropped=sum(record.n_dropped[i] for record in history),
             n_grown=sum(record.n_grown[i] for record in history),
-            exploration=int(layer.ever_active.count_nonzero()) / layer.topology.n_units,
+            exploration=layer.lifetimes.n_ever_active() / layer.topology.n_units,
         )
         for i, layer in enumerate(layers)
     ]
@@ -80,28 +79,28 @@ def report_of(layers: Sequence[MaskedWeight], progress: Progress, *, weight_step
 
 
 def training_flops_of(
-    model: nn.Module,
-    layers: Sequence[MaskedWeight],
-    progress: Progress,
-    inputs: object,
-    *,
-    reads_gradient: bool,
+    model: nn.Module, parts: Sequence[Part], progress: Progress, inputs: object
 ) -> int:
-    """FLOPs of all steps so far: 3 f_S each, and 2 f_S + f_D where the dense gradient is read."""
+    """FLOPs of all steps so far: 3 f_S each, and a dense weight gradient where one is read."""
+    layers = [layer for part in parts for layer in part.layers]
+    reads = [part.reads_gradient for part in parts for _ in part.layers]
     total, costs = attribute(model, inputs)
     dense = [costs[layer.name].flops for layer in layers]
-    rest = total - sum(dense)
     sizes = [layer.topology.n_elements for layer in layers]
+    rest = total - sum(dense)
 
-    def forward(nnz: Sequence[int]) -> float:
-        return rest + sum(f * n / size for f, n, size in zip(dense, nnz, sizes, strict=True))
+    def live(nnz: Sequence[int]) -> list[float]:
+        return [f * n / size for f, n, size in zip(dense, nnz, sizes, strict=True)]
 
     flops, done, nnz = 0.0, 0, progress.initial_nnz
     for record in progress.history:
-        steps = record.step - done
-        flops += 3 * forward(nnz) * steps
-        if reads_gradient:
-            flops += total - forward(nnz)
+        forward = live(nnz)
+        flops += 3 * (rest + sum(forward)) * (record.step - done)
+        flops += sum(
+            whole - part
+            for whole, part, read, due in zip(dense, forward, reads, record.took_part, strict=True)
+            if read and due
+        )
         done, nnz = record.step, list(record.nnz)
-    flops += 3 * forward(nnz) * (progress.steps - done)
+    flops += 3 * (rest + sum(live(nnz))) * (progress.steps - done)
     return round(flops)

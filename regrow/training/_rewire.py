@@ -64,75 +64,100 @@ def rewire(
 
 
 def _unit_scores(layer: LayerView, criterion: Criterion, units: Tensor) -> Tensor:
-    """Scores of units: the sum over their elements."""
+    """Scores of units: the sum over their elements, or the criterion's own where it scores units.
+
+    What scores units whatever their values, such as random draws, is asked for one element each.
+    """
     topology = layer.topology
     elements = topology.structure.elements_of(units, topology.shape)
-    scores = criterion(layer, elements.reshape(-1))
-    return scores if elements.shape[1] == 1 else scores.view(elements.shape).sum(dim=1)
+    if elements.shape[1] == 1 or getattr(criterion, "by_unit", False):
+        return criterion(layer, elements[:, 0])
+    return criterion(layer, elements.reshape(-1)).view(elements.shape).sum(dim=1)
 
 
 def _decide(standing: Standing, quota: Quota, grow: Criterion, regrow: Regrow) -> TopologyDelta:
     layer, topology, units = standing.layer, standing.layer.topology, standing.units
-    n_prune, n_drop, n_grow = quota
     if regrow == "never":
-        surplus = max(n_drop - (topology.n_units - topology.n_active - (n_grow - n_drop)), 0)
-        n_drop, n_grow = n_drop - surplus, n_grow - surplus
-    survives = _stay(standing, topology.n_active - n_prune - n_drop)
+        quota = _within_free_places(standing, quota)
+    n_prune, n_drop, n_grow = quota
+    survives = _stay(standing, n_prune + n_drop)
     dropped = units[~survives]
-    if not n_grow:
+    if not _any(n_grow):
         return TopologyDelta(dropped, dropped.new_empty(0))
-    taken = topology.active.clone()
+    unpruned = _stay(standing, n_prune) if _any(n_prune) else None
+    if standing.groups is not None and not isinstance(n_grow, Tensor):
+        n_grow = _lost(standing, survives, unpruned)
+    places = topology.free
     if regrow != "never":
-        taken[dropped] = False
-    grown = _grow(layer, grow, taken, units[survives], n_grow)
+        places[dropped] = True
+    grown = _grow(layer, grow, places, n_grow)
     if regrow != "keep":
         return TopologyDelta(dropped, grown)
     # Dropped to make room and chosen again: nothing happened to it.
     back = grown[topology.active[grown]]
-    if n_prune:
-        pruned = units[~_stay(standing, topology.n_active - n_prune)]
-        back = back[~torch.isin(back, pruned, assume_unique=True)]
+    if unpruned is not None:
+        back = back[~torch.isin(back, units[~unpruned], assume_unique=True)]
     return TopologyDelta(
         dropped[~torch.isin(dropped, back, assume_unique=True)],
         grown[~torch.isin(grown, back, assume_unique=True)],
     )
 
 
-def _stay(standing: Standing, n_kept: int) -> Tensor:
-    """Flags over the active units: the ``n_kept`` of the highest scores."""
+def _any(n: int | Tensor) -> bool:
+    return bool(n.any()) if isinstance(n, Tensor) else n > 0
+
+
+def _stay(standing: Standing, n_out: int | Tensor) -> Tensor:
+    """Flags over the active units: all but the ``n_out`` of the lowest scores."""
     flags = torch.zeros_like(standing.units, dtype=torch.bool)
-    flags[select_top(standing.scores, None, n_kept)] = True
+    if isinstance(n_out, Tensor):
+        n_kept = standing.layer.topology.counts() - n_out
+        flags[select_top(standing.scores, standing.groups, n_kept)] = True
+    else:
+        flags[select_top(standing.scores, None, standing.n_active - n_out)] = True
     return flags
 
 
-def _grow(
-    layer: LayerView, criterion: Criterion, taken: Tensor, survivors: Tensor, n_grow: int
-) -> Tensor:
-    """The units that enter, ascending: the highest scores among those that are not taken."""
+def _lost(standing: Standing, survives: Tensor, unpruned: Tensor | None) -> Tensor:
+    """How many units each group lost to make room (n_groups,)."""
+    topology, groups = standing.layer.topology, standing.groups
+    n_groups = topology.structure.n_groups(topology.shape)
+    gone = ~survives if unpruned is None else unpruned & ~survives
+    return torch.bincount(groups[gone], minlength=n_groups)  # type: ignore[index]
+
+
+def _within_free_places(standing: Standing, quota: Quota) -> Quota:
+    """No more drops than there were free places for what shall take theirs."""
+    topology = standing.layer.topology
+    if standing.groups is None:
+        n_prune, n_drop, n_grow = map(int, quota)
+        free = topology.n_allowed - topology.n_active
+        surplus = max(n_drop - (free - n_grow + n_drop), 0)
+        return Quota(n_prune, n_drop - surplus, n_grow - surplus)
+    by_group = quota if isinstance(quota.n_drop, Tensor) else _by_group(standing, quota)
+    prune, drop, grow = map(torch.as_tensor, by_group)
+    over = (grow - (topology.room - topology.counts())).clamp(min=0)
+    return Quota(prune, drop - over, grow - over)
+
+
+def _by_group(standing: Standing, quota: Quota) -> Quota:
+    """What whole numbers over the layer mean for each group."""
+    unpruned = _stay(standing, quota.n_prune)
+    lost = _lost(standing, _stay(standing, quota.n_prune + quota.n_drop), unpruned)
+    return Quota(_lost(standing, unpruned, None), lost, lost)
+
+
+def _grow(layer: LayerView, criterion: Criterion, places: Tensor, n_grow: int | Tensor) -> Tensor:
+    """The units that enter, ascending: the highest scores among the places (n_units,) bool."""
     structure, shape = layer.topology.structure, layer.topology.shape
     on_whole = layer.holds_dense and getattr(criterion, "on_whole", False)
     if on_whole and isinstance(structure, Unstructured):
         scores = criterion(layer, slice(None))  # type: ignore[arg-type]
-        grown = select_top(scores.masked_fill_(taken, -torch.inf), None, n_grow)
-        if not bool(taken[grown].any()):  # NaN ranks as low as what is taken
+        grown = select_top(scores.masked_fill_(~places, -torch.inf), None, n_grow)
+        if bool(places[grown].all()):  # NaN ranks as low as what is not open
             return grown
-    candidates = (~taken).nonzero().squeeze(1)
+    candidates = places.nonzero().squeeze(1)
     scores = _unit_scores(layer, criterion, candidates)
-    if structure.n_groups(shape) == 1:
-        return candidates[select_top(scores, None, n_grow)]
-    groups, counts = _growth_counts(layer, survivors, candidates)
-    return candidates[select_top(scores, groups, counts)]
-
-
-def _growth_counts(
-    layer: LayerView, survivors: Tensor, candidates: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Which group each candidate is in, and how many each group grows: as many as it lost.
-
-    Drops are chosen over the whole layer: with two units a group, a count of drops for each
-    group would round to none and the topology would never move.
-    """
-    structure, shape = layer.topology.structure, layer.topology.shape
-    n_groups = structure.n_groups(shape)
-    left = torch.bincount(structure.group_of(survivors, shape), minlength=n_groups)
-    return structure.group_of(candidates, shape), layer.topology.counts() - left
+    if isinstance(n_grow, Tensor):
+        return candidates[select_top(scores, structure.group_of(candidates, shape), n_grow)]
+    return candidates[select_top(scores, None, n_grow)]

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from regrow.errors import SparsityError
+from regrow.training._sharding import local
 
 
 @final
@@ -109,10 +110,12 @@ def _all_finite(optimizers: Sequence[Optimizer]) -> Tensor:
 def all_finite(tensors: Sequence[Tensor]) -> Tensor:
     """Whether every element is finite, as a bool tensor: no wait for the device.
 
-    The largest magnitude tells in one pass, and cannot overflow as a sum of squares would.
+    Of sharded tensors this rank's part. The largest magnitude tells in one pass, and cannot
+    overflow as a sum of squares would.
     """
+    tensors = [tensor for tensor in map(local, tensors) if tensor.numel()]
     if not tensors:
         return torch.tensor(True)  # noqa: FBT003
-    norms = torch._foreach_norm(list(tensors), math.inf)
+    norms = torch._foreach_norm(tensors, math.inf)
     device = norms[0].device
     return torch.stack([norm.isfinite().to(device) for norm in norms]).all()

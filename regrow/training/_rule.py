@@ -1,9 +1,11 @@
-"""Rule: how an updater rewires."""
+"""Rule: how layers are rewired; Part: layers with their rule."""
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import final
+from typing import TYPE_CHECKING, final
 
 from regrow._checks import check_choice
 from regrow.criteria import reads_gradient
@@ -12,13 +14,17 @@ from regrow.training._budgets import Budget, per_layer
 from regrow.training._rewire import REGROW
 from regrow.typing import Criterion, Regrow, Schedule, WeightStep
 
+if TYPE_CHECKING:
+    from regrow.allocation import Allocation
+    from regrow.training._layers import MaskedWeight
+
 _WEIGHT_STEPS: tuple[WeightStep, ...] = ("before", "after", "skip")
 
 
 @final
 @dataclass(frozen=True)
 class Rule:
-    """How an updater rewires; None in ``TopologyUpdater`` for a topology that stays.
+    """How layers are rewired; a ``Part`` without one keeps its topologies.
 
     Args:
         drop: Scores of active units; the lowest go.
@@ -53,3 +59,40 @@ class Rule:
     def reads_gradient(self) -> bool:
         """Whether dropping or growing reads the dense gradient."""
         return reads_gradient(self.drop) or reads_gradient(self.grow)
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Part:
+    """Layers of a model that are rewired together, by one rule.
+
+    Args:
+        layers: In the order of the model.
+        rule: How to rewire them; None keeps their topologies.
+        allocation: For ``plan()``: the rule that gave the layers their counts.
+    """
+
+    layers: Sequence[MaskedWeight]
+    rule: Rule | None
+    allocation: Allocation | None = None
+
+    def check(self) -> None:
+        """Raise ``SparsityError`` if the rule's budget cannot work on these layers."""
+        if self.rule is not None:
+            self.rule.budget.check(self.layers, self.last_target)
+
+    def __deepcopy__(self, memo: dict[int, object]) -> Part:
+        # Rules hold functions and are never changed; layers go along with their model.
+        return Part(copy.deepcopy(list(self.layers), memo), self.rule, self.allocation)
+
+    @property
+    def last_target(self) -> float | None:
+        """The sparsity over these layers that the last rewiring leaves, or None."""
+        if self.rule is None or self.rule.target is None:
+            return None
+        return self.rule.target(self.rule.window.last)
+
+    @property
+    def reads_gradient(self) -> bool:
+        """Whether a rewiring reads the dense gradient."""
+        return self.rule is not None and self.rule.reads_gradient

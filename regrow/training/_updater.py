@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, final
+from typing import final
 
 import torch
 from torch import Tensor, nn
@@ -21,11 +21,8 @@ from regrow.training._layers import MaskedWeight
 from regrow.training._optimizer_state import check_optimizer, group_of_parameter
 from regrow.training._progress import Progress, Rewiring, read_progress, write_progress
 from regrow.training._report import plan_of, report_of, training_flops_of
-from regrow.training._rule import Rule
+from regrow.training._rule import Part
 from regrow.typing import StateDict
-
-if TYPE_CHECKING:
-    from regrow.allocation import Allocation
 
 
 @final
@@ -39,15 +36,15 @@ class TopologyUpdater:
         model: The module whose forward pass is guarded against replaced parameters.
         optimizer: The optimizer, or several that step in this order; each selected weight is in
             exactly one.
-        layers: The layers, in the order of the model; their inactive weights are zeroed.
-        rule: How to rewire; None keeps the topology.
+        parts: Layers and how they are rewired; their inactive weights are zeroed.
         seed: Seed of all draws.
         process_group: Whose ranks must decide alike: ``"auto"``, a group, or None.
-        allocation: For ``plan()``: the rule that gave the layers their counts.
 
     Raises:
-        SparsityError: A layer is in no optimizer or in several, or has an updater already.
-        ValueError: An optimizer cannot work, or ``weight_step="after"`` with several.
+        SparsityError: A layer is in no optimizer or in several, in two parts, or has an updater
+            already; or a budget cannot work on its layers.
+        ValueError: An optimizer cannot work, ``weight_step="after"`` with several, or parts whose
+            rules differ in it.
     """
 
     def __init__(
@@ -55,33 +52,31 @@ class TopologyUpdater:
         model: nn.Module,
         optimizer: Optimizer | Sequence[Optimizer],
         *,
-        layers: Sequence[MaskedWeight],
-        rule: Rule | None,
+        parts: Sequence[Part],
         seed: int,
         process_group: ProcessGroup = "auto",
-        allocation: Allocation | None = None,
     ) -> None:
         self._optimizers = _as_list(optimizer)
-        self._layers = list(layers)
-        if rule is not None and rule.weight_step == "after" and len(self._optimizers) > 1:
-            raise ValueError(
-                "weight_step='after' needs a single optimizer: the last of several would step "
-                "before the topology is known; pass 'before' or 'skip'"
-            )
+        self._parts = list(parts)
+        _check_parts(self._parts, self._optimizers)
         owners = _owner_of_each(self._layers, self._optimizers)
         check_unattached(self._layers)
-        if rule is not None and rule.target is not None:
-            rule.budget.check(self._layers, rule.target(rule.window.last))
+        for part in self._parts:
+            part.check()
         self._model = model
-        self._rule = rule
         self._process_group = process_group
-        self._allocation = allocation
         self._followers: list[list[Tensor]] = []
         self._callbacks: list[Callable[[Rewiring], None]] = []
         for layer, owner in zip(self._layers, owners, strict=True):
             layer.optimizer = owner
             layer.enforce(owner)
-        self._attach(Progress(seed=seed, initial_nnz=[x.topology.nnz for x in self._layers]))
+        self._attach(
+            Progress(
+                seed=seed,
+                initial_nnz=[layer.topology.nnz for layer in self._layers],
+                overdue=[None] * len(self._parts),
+            )
+        )
 
     # -- what users read ---------------------------------------------------------------------
 
@@ -98,7 +93,7 @@ class TopologyUpdater:
     @property
     def weight_steps(self) -> int:
         """Steps that moved the weights: ``steps``, less the rewirings where these skip."""
-        skips = self._rule is not None and self._rule.weight_step == "skip"
+        skips = any(p.rule is not None and p.rule.weight_step == "skip" for p in self._parts)
         return self.steps - (self.rewirings if skips else 0)
 
     @property
@@ -124,7 +119,7 @@ class TopologyUpdater:
     @property
     def exploration(self) -> float:
         """Fraction of units that were ever active (ITOP's R_s, Liu et al. 2021, section 3)."""
-        ever = sum(int(layer.ever_active.count_nonzero()) for layer in self._layers)
+        ever = sum(layer.lifetimes.n_ever_active() for layer in self._layers)
         return ever / sum(layer.topology.n_units for layer in self._layers)
 
     def plan(self, inputs: object = None) -> Plan:
@@ -137,17 +132,7 @@ class TopologyUpdater:
         Returns:
             A ``Plan``; ``print`` it.
         """
-        target = None
-        if self._rule is not None and self._rule.target is not None:
-            target = self._rule.target(self._rule.window.last)
-        return plan_of(
-            self._model,
-            self.topologies,
-            inputs,
-            allocation=self._allocation,
-            window=None if self._rule is None else self._rule.window,
-            target=target,
-        )
+        return plan_of(self._model, self._parts, inputs)
 
     def report(self) -> Report:
         """What has happened so far: counts, rewirings, turnover and exploration of each layer."""
@@ -163,10 +148,7 @@ class TopologyUpdater:
         Args:
             inputs: An example batch, or a tuple of the model's positional arguments.
         """
-        reads = self._rule is not None and self._rule.reads_gradient
-        return training_flops_of(
-            self._model, self._layers, self._progress, inputs, reads_gradient=reads
-        )
+        return training_flops_of(self._model, self._parts, self._progress, inputs)
 
     # -- what users do -----------------------------------------------------------------------
 
@@ -223,10 +205,10 @@ class TopologyUpdater:
         Raises:
             SparsityError: The state is of another model, or damaged; nothing was changed.
         """
-        progress, topologies, ever_active = read_progress(state, self._layers)
-        for i, layer in enumerate(self._layers):
-            layer.adopt(topologies[i])
-            layer.ever_active = ever_active[i]
+        progress, saved = read_progress(state, self._layers, n_parts=len(self._parts))
+        for layer, one in zip(self._layers, saved, strict=True):
+            layer.adopt(one.topology)
+            layer.lifetimes.restore(one.ever_active, one.born)
             layer.enforce(layer.optimizer)
         self._driver.progress = progress
         self._driver.forget_step()
@@ -237,7 +219,7 @@ class TopologyUpdater:
         # the copy drives theirs. Process groups and callbacks are shared: they are not ours.
         clone = object.__new__(TopologyUpdater)
         memo[id(self)] = clone
-        shared = {"_process_group", "_callbacks", "_rule", "_allocation"}
+        shared = {"_process_group", "_callbacks"}
         for key, value in self.__dict__.items():
             if key not in {"_attachment", "_driver"}:
                 clone.__dict__[key] = value if key in shared else copy.deepcopy(value, memo)
@@ -246,15 +228,18 @@ class TopologyUpdater:
         return clone
 
     @property
+    def _layers(self) -> list[MaskedWeight]:
+        return [layer for part in self._parts for layer in part.layers]
+
+    @property
     def _progress(self) -> Progress:
         return self._driver.progress
 
     def _attach(self, progress: Progress) -> None:
         self._driver = StepDriver(
             self._model,
-            self._layers,
+            self._parts,
             optimizers=self._optimizers,
-            rule=self._rule,
             progress=progress,
             process_group=self._process_group,
             rewired=self._rewired,
@@ -291,6 +276,24 @@ def _as_list(optimizer: Optimizer | Sequence[Optimizer]) -> list[Optimizer]:
 
 def _listed(optimizer: object) -> list[Optimizer]:
     return list(optimizer) if isinstance(optimizer, list | tuple) else [optimizer]  # type: ignore[list-item]
+
+
+def _check_parts(parts: Sequence[Part], optimizers: Sequence[Optimizer]) -> None:
+    names = [layer.name for part in parts for layer in part.layers]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise SparsityError(f"parts select the same weights: {', '.join(twice[:5])}")
+    steps = {part.rule.weight_step for part in parts if part.rule is not None}
+    if len(steps) > 1:
+        raise ValueError(
+            f"parts differ in weight_step: {', '.join(sorted(steps))}; a step either moves all "
+            "weights or none: pass the same weight_step= to each"
+        )
+    if "after" in steps and len(optimizers) > 1:
+        raise ValueError(
+            "weight_step='after' needs a single optimizer: the last of several would step "
+            "before the topology is known; pass 'before' or 'skip'"
+        )
 
 
 def _owner_of_each(

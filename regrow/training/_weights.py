@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Callable, Container, Iterable, Sequence
+from dataclasses import dataclass
+from typing import final
 
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
-from torch.nn.modules.conv import _ConvNd
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from regrow._names import Owned, owned_parameters
 from regrow.errors import SparsityError
+from regrow.topology import Structure, Transposed, Unstructured
+from regrow.training._sharding import check_placements, is_sharded
+from regrow.typing import Shape
 
 Select = Callable[[str, nn.Module, nn.Parameter], bool] | str | Sequence[str]
 """A predicate (name, owning module, parameter) -> bool, or globs over canonical names."""
@@ -43,6 +48,53 @@ def default_weights(name: str, module: nn.Module, parameter: nn.Parameter) -> bo
         isinstance(module, kind) and any(fnmatch.fnmatchcase(attribute, p) for p in patterns)
         for kind, patterns in _BY_TYPE
     )
+
+
+def structure_of(module: nn.Module, structure: Structure) -> Structure:
+    """A structure as it holds for the weight of a module: transposed where the module is.
+
+    Args:
+        module: The module that owns the weight.
+        structure: As on a linear layer or a convolution, outputs first.
+    """
+    if isinstance(module, _ConvTransposeNd) and not isinstance(structure, Unstructured):
+        return Transposed(structure, module.groups)
+    return structure
+
+
+@final
+@dataclass(frozen=True)
+class _Fitting:
+    structure: Structure
+
+    def __call__(self, name: str, module: nn.Module, parameter: nn.Parameter) -> bool:
+        return default_weights(name, module, parameter) and fits(
+            structure_of(module, self.structure), tuple(parameter.shape)
+        )
+
+
+def fits(structure: Structure, shape: Shape) -> bool:
+    """Whether weights of a shape can have a structure."""
+    try:
+        structure.check(shape)
+    except SparsityError:
+        return False
+    return True
+
+
+def fitting(structure: Structure) -> Select:
+    """Of the weights chosen by default, those whose shape a structure divides; for ``select=``.
+
+    Args:
+        structure: Such as ``NM(2, 4)``, which a first convolution of three inputs cannot have.
+
+    Example:
+        >>> from regrow.topology import NM
+        >>> net = nn.Sequential(nn.Linear(3, 8), nn.Linear(8, 8))
+        >>> [one.name for one in choose_weights(net, fitting(NM(2, 4)))]
+        ['1.weight']
+    """
+    return _Fitting(structure)
 
 
 def _as_predicate(select: Select, owned: Iterable[Owned]) -> Callable[..., bool]:
@@ -81,7 +133,8 @@ def choose_weights(model: nn.Module, select: Select) -> list[Owned]:
     chosen = []
     for one in owned:
         picked = any(predicate(name, module, one.parameter) for name, module, _ in one.owners)
-        if picked and not (select is default_weights and _is_embedding(one)):
+        by_default = select is default_weights or isinstance(select, _Fitting)
+        if picked and not (by_default and _is_embedding(one)):
             _check_eligible(one)
             chosen.append(one)
     if not chosen:
@@ -111,10 +164,12 @@ def _check_eligible(one: Owned) -> None:
         )
     if not parameter.dtype.is_floating_point:
         raise SparsityError(f"{one.name!r} is of dtype {parameter.dtype}; only real ones train")
-    if type(parameter.data) is not torch.Tensor and not isinstance(parameter.data, nn.Parameter):
+    if is_sharded(parameter):
+        check_placements(parameter, one.name)
+    elif type(parameter.data) is not torch.Tensor and not isinstance(parameter.data, nn.Parameter):
         raise SparsityError(
-            f"{one.name!r} is a {type(parameter.data).__name__}: sharded and other wrapped tensors "
-            "are not supported by this version"
+            f"{one.name!r} is a {type(parameter.data).__name__}: of wrapped tensors only those of "
+            "fully_shard are supported"
         )
 
 

@@ -75,7 +75,7 @@ def test_every_tensor_has_a_row_and_every_dense_one_a_reason(updater):
     }
     for name, topology in updater.topologies.items():
         row = rows[name]
-        assert row.structure == "Unstructured"
+        assert row.structure == "Unstructured()"
         assert (row.nnz, row.sparsity) == (topology.nnz, topology.sparsity)
         n_mask_bytes = -(-topology.n_elements // 8) if topology.sparsity else 0
         assert row.bytes == 4 * topology.nnz + n_mask_bytes

@@ -100,13 +100,13 @@ def test_defaults_are_those_of_the_papers() -> None:
     set_, _ = train(regrow.set_training, 8, sparsity=0.7, n_steps=20, interval=3)
     assert (rigl.steps, rigl.rewirings, rigl.weight_steps) == (8, 2, 6)
     assert (set_.steps, set_.rewirings, set_.weight_steps) == (8, 2, 8)
-    assert rigl._rule.drop is magnitude
-    assert rigl._rule.grow is gradient
-    assert set_._rule.drop is signed_magnitude
+    assert rigl._parts[0].rule.drop is magnitude
+    assert rigl._parts[0].rule.grow is gradient
+    assert set_._parts[0].rule.drop is signed_magnitude
     for make in (regrow.mest, regrow.granet, regrow.gradual):
         updater, _ = train(make, 8, sparsity=0.7, n_steps=20, interval=3)
         assert updater.weight_steps == 8
-        assert updater._rule.drop is magnitude
+        assert updater._parts[0].rule.drop is magnitude
 
 
 # -- random or gradient ----------------------------------------------------------------------

@@ -158,7 +158,7 @@ def test_more_than_there_is(count):
 
 
 def test_more_than_a_group_has():
-    with pytest.raises(SparsityError, match="groups of"):
+    with pytest.raises(SparsityError, match="scores of group"):
         random_topology(
             (2, 4), torch.tensor([1, 3]), generator=generator(), structure=PairsInRows()
         )

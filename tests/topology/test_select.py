@@ -152,7 +152,7 @@ def test_too_many_or_negative(k):
 @pytest.mark.parametrize("k", [[1, 2], [-1, 1], [1], [1, 1, 1]])
 def test_counts_that_no_group_can_give(k):
     groups = torch.tensor([0, 0, 1])
-    with pytest.raises(SparsityError, match="groups of"):
+    with pytest.raises(SparsityError, match="scores of group|entries for"):
         select_top(torch.zeros(3), groups, torch.tensor(k))
 
 

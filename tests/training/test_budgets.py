@@ -15,6 +15,7 @@ from regrow.errors import InfeasibleSparsityError, SparsityError
 from regrow.topology import Topology, apply
 from regrow.training import (
     MaskedWeight,
+    Part,
     Standing,
     by_momentum,
     by_nnz,
@@ -256,7 +257,7 @@ def test_a_budget_drives_an_updater() -> None:
         budget=redistribute(by_momentum),
         regrow="never",
     )
-    updater = regrow.TopologyUpdater(net, optimizer, layers=layers, rule=rule, seed=0)
+    updater = regrow.TopologyUpdater(net, optimizer, parts=[Part(layers, rule)], seed=0)
     generator = torch.Generator().manual_seed(0)
     start = updater.nnz
     first = [t.nnz for t in updater.topologies.values()]
