@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from regrow._names import owned_parameters, unwrap
+from regrow._sharding import is_sharded
+from regrow.errors import SparsityError
 
 
 @final
@@ -100,11 +102,19 @@ def attribute(model: nn.Module, inputs: object) -> tuple[int, dict[str, ReadCost
     Returns:
         FLOPs of the whole pass (equal to ``FlopCounterMode``), and canonical name -> cost for
         every parameter with at least two dimensions.
+
+    Raises:
+        SparsityError: The model is sharded: its layers compute on other tensors than they hold.
     """
     arguments = inputs if isinstance(inputs, tuple) else (inputs,)
     parameters = {
         one.name: one.parameter for one in owned_parameters(model) if one.parameter.dim() >= 2
     }
+    if any(map(is_sharded, parameters.values())):
+        raise SparsityError(
+            "FLOPs of a sharded model cannot be booked on its parameters: count before "
+            "fully_shard, on the same model with the topologies of the updater"
+        )
     counter = _Attribution(parameters)
     bare = unwrap(model)
     with _quiet(bare), torch.random.fork_rng(), torch.no_grad(), counter:

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from regrow._names import Owned, owned_parameters, unwrap
+from regrow._sharding import is_sharded
 from regrow.errors import SparsityError
-from regrow.training._sharding import is_sharded
 
 if TYPE_CHECKING:
     from regrow.training._layers import MaskedWeight

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from regrow._sharding import flat_mask, is_sharded, local, local_part, whole
 from regrow.topology import Topology, TopologyDelta, derived_generator
 from regrow.training._lifetimes import Lifetimes
 from regrow.training._optimizer_state import reset_state
-from regrow.training._sharding import flat_mask, is_sharded, local, local_part, whole
 from regrow.typing import SparseLayer
 
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from regrow._sharding import local
 from regrow.errors import SparsityError
-from regrow.training._sharding import local
 
 
 @final

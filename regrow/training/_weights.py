@@ -13,9 +13,9 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from regrow._names import Owned, owned_parameters
+from regrow._sharding import check_placements, is_sharded
 from regrow.errors import SparsityError
 from regrow.topology import Structure, Transposed, Unstructured
-from regrow.training._sharding import check_placements, is_sharded
 from regrow.typing import Shape
 
 Select = Callable[[str, nn.Module, nn.Parameter], bool] | str | Sequence[str]

@@ -200,10 +200,13 @@ def _not_finite_on_one(rank: int) -> dict[str, Any]:
 
 def main(rank: int, folder: Path) -> None:
     """Run all cases as one of two ranks."""
+    from dist.sharded import sharded_cases  # it needs names of this module
+
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
     try:
-        torch.save(dict(_cases(rank)), folder / f"rank{rank}.pt")
+        results = dict(_cases(rank)) | dict(sharded_cases(rank, folder))
+        torch.save(results, folder / f"rank{rank}.pt")
     finally:
         dist.destroy_process_group()
 
