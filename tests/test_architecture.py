@@ -20,14 +20,14 @@ import regrow
 ROOT = Path(regrow.__file__).parent
 OPTIONAL = {"PIL", "cv2", "matplotlib", "numba", "scipy", "sklearn", "torchvision", "triton"}
 
-FOUNDATION = {"typing", "errors", "_optional", "_checks", "_names"}
+FOUNDATION = {"typing", "errors", "_optional", "_checks", "_names", "_sharding"}
 RANKS = {
     **dict.fromkeys(FOUNDATION, 0),
     **dict.fromkeys(("topology", "schedules"), 1),
     **dict.fromkeys(("criteria", "allocation", "ops"), 2),
     **dict.fromkeys(("nn", "accounting"), 3),
     "training": 4,
-    **dict.fromkeys(("methods", "ensembles"), 5),
+    **dict.fromkeys(("diagnostics", "methods", "ensembles"), 5),
     "contrib": 6,
     **dict.fromkeys(("data", "models", "study"), 7.1),
     **dict.fromkeys(("integrations", "robustness"), 7.2),
