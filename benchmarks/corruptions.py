@@ -1,10 +1,11 @@
-"""Cost of the nineteen corruptions at 32 pixels, beside an image-by-image reference.
+"""Cost of the nineteen corruptions at 32, 64 or 224 pixels, beside an image-by-image reference.
 
 Each pair of (type, severity) is checked against the reference with the same random numbers, then
 timed in turn with it in one process on one core. Times are processor seconds, so that what else
 runs on the machine counts little; the smallest of the rounds is kept.
 
     python benchmarks/corruptions.py --frost FOLDER --csv corruptions.csv
+    python benchmarks/corruptions.py --frost FOLDER --size 224
 """
 
 import argparse
@@ -22,15 +23,19 @@ import numpy as np
 import torch
 
 from regrow.robustness.corruptions import ALL, available, corrupt_seeded
+from regrow.robustness.corruptions._constants import SIZES
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 from robustness.corruptions.corruption_cases import drawn_batch, sample_images
 from robustness.corruptions.corruption_reference import corrupted_one_by_one
 
-N_SUITE = 10_000  # images of a published suite, each at five severities
-# The published programs on one core: mean over severities, sum over all nineteen types.
-PUBLISHED_S_PER_IMAGE = 0.039
-PUBLISHED_S = PUBLISHED_S_PER_IMAGE * 5 * N_SUITE
+# Images of a published suite, each at five severities, and what the published programs cost on one
+# core: seconds an image, mean over severities, sum over all nineteen types.
+N_SUITE = {32: 10_000, 64: 10_000, 224: 50_000}
+PUBLISHED_S_PER_IMAGE = {32: 0.039, 64: 0.184, 224: 2.72}
+# By default about as many values at each size; the reference takes seconds an image at 224 pixels.
+N_IMAGES = {32: 500, 64: 125, 224: 10}
+N_REFERENCE = {32: 8, 64: 4, 224: 1}
 
 
 @dataclass(frozen=True)
@@ -59,11 +64,13 @@ def processor() -> str:
     return names[0] if names else platform.machine()
 
 
-def load_images(path: Path | None, n_images: int) -> np.ndarray:
+def load_images(path: Path | None, size: int, n_images: int) -> np.ndarray:
     """Images of an .npy file of a CIFAR kind, or made-up ones."""
     if path is None:
-        return sample_images(32, n_images=n_images)
+        return sample_images(size, n_images=n_images)
     images = np.load(path, mmap_mode="r", allow_pickle=False)
+    if images.shape[1:] != (size, size, 3):
+        raise SystemExit(f"{path} has images of shape {images.shape[1:]}, --size is {size}")
     return np.ascontiguousarray(images[:n_images])
 
 
@@ -102,7 +109,7 @@ def measure(name: str, severity: int, images: np.ndarray, args: argparse.Namespa
 
 
 def measured(names: list[str], args: argparse.Namespace) -> Iterator[Timing]:
-    images = load_images(args.images, args.n_images)
+    images = load_images(args.images, args.size, args.n_images)
     for name in names:
         for severity in range(1, 6):
             check(name, severity, images[: args.reference_images], args.frost)
@@ -120,16 +127,24 @@ def print_table(timings: list[Timing]) -> None:
         print(f"{name:18s}{columns}{1e6 * ours:9.1f}{1e6 * theirs:11.1f}{theirs / ours:8.1f}")
 
 
-def print_totals(timings: list[Timing], n_types: int) -> None:
-    ours = N_SUITE * sum(timing.package_s for timing in timings)
-    theirs = N_SUITE * sum(timing.reference_s for timing in timings)
-    print(f"\n{N_SUITE} images x {n_types} types x 5 severities, one core:")
-    print(f"  package              {ours:8.1f} s")
-    print(f"  reference            {theirs:8.1f} s, {theirs / ours:.1f} times the package")
+def print_totals(timings: list[Timing], n_types: int, size: int) -> None:
+    n_images = N_SUITE[size]
+    ours = sum(timing.package_s for timing in timings)
+    theirs = sum(timing.reference_s for timing in timings)
+    print(f"\n{n_images} images x {n_types} types x 5 severities, one core:")
+    print(f"  package              {n_images * ours:8.1f} s")
+    print(
+        f"  reference            {n_images * theirs:8.1f} s, {theirs / ours:.1f} times the package"
+    )
+    published = PUBLISHED_S_PER_IMAGE[size]
     if n_types == len(ALL):
-        ratio = PUBLISHED_S / ours
-        print(f"  published programs   {PUBLISHED_S:8.1f} s, {ratio:.1f} times the package")
-        print("                       (39 ms an image and severity, measured on another machine)")
+        ratio = 5 * published / ours
+        print(f"  published programs   {5 * n_images * published:8.1f} s, ", end="")
+        print(f"{ratio:.1f} times the package")
+        milliseconds = 1e3 * published
+        print(f"                       ({milliseconds:.0f} ms an image and severity, ", end="")
+        print("measured on another machine)")
+    print(f"One image through {n_types} types, mean over severities: {ours / 5:.4f} s")
 
 
 def write_csv(path: Path, timings: list[Timing]) -> None:
@@ -144,25 +159,28 @@ def write_csv(path: Path, timings: list[Timing]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--n-images", type=int, default=500)
-    parser.add_argument("--reference-images", type=int, default=8)
+    parser.add_argument("--size", type=int, choices=SIZES, default=32, help="side in pixels")
+    parser.add_argument("--n-images", type=int, help=f"by size, {N_IMAGES}")
+    parser.add_argument("--reference-images", type=int, help=f"by size, {N_REFERENCE}")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--images", type=Path, help=".npy, uint8 (N, 32, 32, 3)")
+    parser.add_argument("--images", type=Path, help=".npy, uint8 (N, size, size, 3)")
     parser.add_argument("--frost", type=Path, help="folder with the frost textures")
     parser.add_argument("--types", nargs="*", choices=ALL)
     parser.add_argument("--csv", type=Path)
     args = parser.parse_args()
+    args.n_images = args.n_images or N_IMAGES[args.size]
+    args.reference_images = args.reference_images or N_REFERENCE[args.size]
     one_core()
     print(f"{processor()}, one core, one thread; python {platform.python_version()}, ", end="")
-    print(f"numpy {np.__version__}, opencv {cv2.__version__}; {args.n_images} images, ", end="")
-    print(f"reference on {args.reference_images}, best of {args.rounds}")
+    print(f"numpy {np.__version__}, opencv {cv2.__version__}; {args.n_images} images ", end="")
+    print(f"of {args.size} px, reference on {args.reference_images}, best of {args.rounds}")
     possible = available(args.frost)
     names = [name for name in args.types or ALL if name in possible]
     if "frost" not in possible and "frost" in (args.types or ALL):
         print("frost is left out: --frost names no folder with its textures")
     timings = list(measured(names, args))
     print_table(timings)
-    print_totals(timings, len(names))
+    print_totals(timings, len(names), args.size)
     if args.csv is not None:
         write_csv(args.csv, timings)
 

@@ -71,7 +71,12 @@ def plan(
     """
     module, usual_size = _find_model(model, classes)
     size = input_size or usual_size
-    made = plan_of(module, method=method, sparsity=sparsity, input_size=size, allocation=allocation)
+    try:
+        made = plan_of(
+            module, method=method, sparsity=sparsity, input_size=size, allocation=allocation
+        )
+    except AssertionError as error:  # timm's way to refuse an input
+        raise ValueError(f"the model cannot take an input of shape {size}: {error}") from error
     click.echo(str(made))
 
 

@@ -25,8 +25,8 @@ _DATA_OPTIONS = ("data_dir", "download", "train_samples", "test_samples")
 @click.option(
     "--data-dir",
     metavar="DIR",
-    help="Folder of the data set: torchvision's layout, or "
-    "NAME.npz; a folder of class folders for imagefolder; a file for npz.",
+    help="Folder of the data set: torchvision's layout, or NAME.npz; tiny-imagenet-200 or what "
+    "holds it; train/ and val/ of class folders for imagenet and imagefolder; a file for npz.",
 )
 @click.option("--download", is_flag=True, help="Let torchvision fetch mnist, cifar10 or cifar100.")
 @click.option(
@@ -47,7 +47,8 @@ _DATA_OPTIONS = ("data_dir", "download", "train_samples", "test_samples")
     show_default=True,
     metavar="NAME",
     help=f"{', '.join(MODELS)}, or package.module:function, which is given the number "
-    "of classes; the arm of equal parameters needs it to take width= too.",
+    "of classes, as torchvision.models:mobilenet_v2; the arm of equal parameters needs it to "
+    "take width=, width_mult=, width_per_group= or base_width= too.",
 )
 @click.option(
     "--methods",
@@ -148,7 +149,7 @@ _DATA_OPTIONS = ("data_dir", "download", "train_samples", "test_samples")
     "--corrupted",
     metavar="DIR",
     help="Folder of a published corrupted test set, such "
-    "as CIFAR-10-C, read in place of corrupting the test images.",
+    "as CIFAR-10-C, Tiny-ImageNet-C or ImageNet-C, read in place of corrupting the test images.",
 )
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1, ...")
 @click.option("--amp", is_flag=True, help="Mixed precision.")

@@ -1,7 +1,8 @@
-"""Published corrupted test sets in the layout of CIFAR-10-C.
+"""Published corrupted test sets in the layouts of CIFAR-10-C and of ImageNet-C.
 
-One ``CORRUPTION.npy`` for each kind, uint8 (5 n, H, W, 3), severity s in rows (s-1) n to s n, and
-``labels.npy`` with the n test labels five times (Hendrycks and Dietterich 2019).
+The former: one ``CORRUPTION.npy`` for each kind, uint8 (5 n, H, W, 3), severity s in rows (s-1) n
+to s n, and ``labels.npy`` with the n test labels five times. The latter, also that of
+Tiny-ImageNet-C: ``CORRUPTION/SEVERITY/CLASS/*.JPEG`` (Hendrycks and Dietterich 2019).
 """
 
 import os
@@ -13,6 +14,7 @@ from typing import TypeVar
 import numpy as np
 
 from regrow._checks import check_choice, check_count
+from regrow.data._corrupted_folder import LAYOUT, ClassFolders, folder_kinds, read_class_folders
 from regrow.data._image_data import ImageData
 
 N_SEVERITIES = 5
@@ -32,6 +34,7 @@ class CorruptedImages:
         severities: The severities asked for, in the order asked for.
         n_published: Number of images at each severity.
         indices: int64 (M,), rows of the data set's test images among the published ones.
+        files: The layout of ImageNet-C; None: that of CIFAR-10-C.
     """
 
     folder: Path
@@ -39,6 +42,7 @@ class CorruptedImages:
     severities: tuple[int, ...]
     n_published: int
     indices: np.ndarray
+    files: ClassFolders | None = None
 
     def images(self, kind: str, severity: int) -> np.ndarray:
         """Read the images of one corruption at one severity.
@@ -51,11 +55,13 @@ class CorruptedImages:
             uint8 (M, H, W, 3), in the order of the data set's ``test_images``; a copy in memory.
 
         Raises:
-            ValueError: Not one of those asked for.
+            ValueError: Not one of those asked for, or files that are not as the others.
         """
         check_choice(kind, "kind", self.kinds)
         if severity not in self.severities:
             raise ValueError(f"severity must be one of {self.severities}, got {severity!r}")
+        if self.files is not None:
+            return self.files.read(kind, severity, self.indices)
         stored = _open(self.folder / f"{kind}.npy")
         first = (severity - 1) * self.n_published
         # Indexing by an array copies: what comes out is in memory and writable.
@@ -69,22 +75,25 @@ class CorruptedImages:
 
 
 def available_kinds(folder: str | os.PathLike[str]) -> tuple[str, ...]:
-    """Names of the corruptions that a folder in the layout of CIFAR-10-C holds.
+    """Names of the corruptions that a folder in the layout of CIFAR-10-C or ImageNet-C holds.
 
     Args:
-        folder: Folder with ``labels.npy`` and one ``.npy`` file for each corruption.
+        folder: Folder with ``labels.npy`` and one ``.npy`` file for each corruption, or with a
+            folder for each corruption that holds one for each severity.
 
     Returns:
-        The files' names without ``.npy``, sorted, ``labels`` left out.
+        The files' names without ``.npy``, ``labels`` left out, or the folders' names; sorted.
 
     Raises:
-        ValueError: There is no such folder, or it is not in that layout.
+        ValueError: There is no such folder, or it is in neither layout.
     """
     path = Path(folder)
     if not path.is_dir():
         raise ValueError(f"folder={str(path)!r} is not a folder; {_layout()}")
     names = sorted(file.stem for file in path.glob("*.npy"))
     kinds = tuple(name for name in names if name != "labels")
+    if not names and (folders := folder_kinds(path)):
+        return folders
     if len(kinds) == len(names) or not kinds:
         lacks = "labels.npy" if kinds else ".npy file of a corruption"
         raise ValueError(f"folder={str(path)!r} has no {lacks}; {_layout()}")
@@ -100,12 +109,16 @@ def read_corrupted(
 ) -> CorruptedImages:
     """Open a published corrupted test set, such as CIFAR-10-C, for a data set.
 
-    All headers and all labels are checked here; images are read when they are asked for, through
-    a memory map, so that no more than one kind at one severity is ever in memory.
+    All headers and all labels are checked here, of ImageNet-C's layout the folders; images are read
+    when they are asked for, so that no more than one kind at one severity is ever in memory.
+
+    Images are paired with the clean ones by class and order. Those of Tiny-ImageNet-C are other
+    photographs of the same classes than Tiny-ImageNet's validation images, as published.
 
     Args:
         folder: Folder in the layout of CIFAR-10-C: ``labels.npy`` and one ``.npy`` file for each
-            corruption. Nothing is unpickled.
+            corruption, or of ImageNet-C: ``CORRUPTION/SEVERITY/CLASS/*.JPEG``, where classes that
+            ``data`` does not have are left aside. Nothing is unpickled.
         data: The clean data. Its ``test_indices`` choose the rows; the published labels there
             must be its ``test_labels``, or the two are not the same images in the same order.
         kinds: Names of corruptions; None: all in the folder.
@@ -128,6 +141,10 @@ def read_corrupted(
         if check_count(severity, "severities") > N_SEVERITIES:
             raise ValueError(f"severities must lie in 1..{N_SEVERITIES}, got {severity}")
     path = Path(folder)
+    if not (path / "labels.npy").exists():
+        files, published = read_class_folders(path, data, kinds=chosen, severities=levels)
+        n_published = _check_same(published, data, path)
+        return CorruptedImages(path, chosen, levels, n_published, data.test_indices, files)
     n_published = _check_labels(path / "labels.npy", data)
     shape = (N_SEVERITIES * n_published, *data.test_images.shape[1:])
     for kind in chosen:
@@ -160,7 +177,11 @@ def _check_labels(path: Path, data: ImageData) -> int:
     by_severity = np.asarray(labels).reshape(N_SEVERITIES, -1)
     if (by_severity != by_severity[0]).any():
         raise ValueError(f"{path} must repeat the same labels {N_SEVERITIES} times; {_layout()}")
-    published = by_severity[0]
+    return _check_same(by_severity[0], data, path)
+
+
+def _check_same(published: np.ndarray, data: ImageData, path: Path) -> int:
+    """Number of published labels, once they are known to be those of ``data``."""
     if data.test_indices.max() >= len(published):
         raise ValueError(
             f"{path} has labels of {len(published)} images, but test image number "
@@ -190,5 +211,5 @@ def _open(path: Path) -> np.ndarray:
 def _layout() -> str:
     return (
         "needed is the layout of CIFAR-10-C: labels.npy, and for each corruption one .npy file, "
-        f"uint8 of shape ({N_SEVERITIES} n, H, W, 3)"
+        f"uint8 of shape ({N_SEVERITIES} n, H, W, 3); or that of ImageNet-C: {LAYOUT}"
     )

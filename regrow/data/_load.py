@@ -9,12 +9,16 @@ from regrow._checks import check_choice, check_count
 from regrow.data._digits import digits
 from regrow.data._image_data import ImageData, Triple, pixel_statistics
 from regrow.data._image_folder import read_image_folder
+from regrow.data._imagenet import read_imagenet, read_tiny_imagenet
+from regrow.data._memory import check_memory
 from regrow.data._npz import find_npz, read_npz
 from regrow.data._split import Source, Split
 from regrow.data._subset import stratified
 from regrow.data._torchvision import LAYOUTS, read_torchvision
 
-NAMES = ("digits", "mnist", "cifar10", "cifar100", "imagefolder", "npz")
+NAMES = (
+    "digits", "mnist", "cifar10", "cifar100", "tiny-imagenet", "imagenet", "imagefolder", "npz",
+)  # fmt: skip
 """Data sets that :func:`load` knows."""
 
 # The constants that the codes of the field use (specification of the robustness study, section 3);
@@ -22,6 +26,13 @@ NAMES = ("digits", "mnist", "cifar10", "cifar100", "imagefolder", "npz")
 _NORMALISATION: dict[str, tuple[Triple, Triple]] = {
     "cifar10": ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)),
     "cifar100": ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
+    "tiny-imagenet": ((0.4802, 0.4481, 0.3975), (0.2302, 0.2265, 0.2262)),
+    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+}
+_FOLDERS = {
+    "imagefolder": read_image_folder,
+    "imagenet": read_imagenet,
+    "tiny-imagenet": read_tiny_imagenet,
 }
 
 
@@ -47,7 +58,15 @@ def load(
               with ``train_images``, ``train_labels``, ``test_images``, ``test_labels`` and, if
               wanted, ``classes`` and ``flip`` (without it: False).
             - ``"imagefolder"``: ``data_dir/train/CLASS/*`` and ``data_dir/test/CLASS/*`` or
-              ``data_dir/val/CLASS/*``; square images of one size, 32, 64 or 224. All in memory.
+              ``data_dir/val/CLASS/*``; square images of one size, 32, 64 or 224.
+            - ``"tiny-imagenet"``: ``data_dir`` is the folder ``tiny-imagenet-200`` or holds it.
+              The validation images are the test images, ordered by class.
+            - ``"imagenet"``: ``data_dir/train/WNID/*`` and ``data_dir/val/WNID/*``, all classes
+              or some. Images of any size: the short side becomes 256, bilinear, and the middle
+              224x224 is kept, of training images too (the field's random crops of training images
+              are not made). 150 kB an image in memory: training on all 1.28 million needs 193 GB.
+
+            Images are held in memory as bytes, those of a subset only.
         data_dir: Where the files are; only ``"digits"`` has none.
         download: Whether torchvision may fetch ``"mnist"``, ``"cifar10"`` or ``"cifar100"``.
         train_samples: Size of a stratified subset of the training images, the same in every
@@ -56,12 +75,13 @@ def load(
 
     Returns:
         The images, grey ones repeated into three channels. ``mean`` and ``std`` are the field's
-        constants for CIFAR, otherwise those of the training images returned.
+        constants for CIFAR and (Tiny-)ImageNet, otherwise those of the training images returned.
 
     Raises:
         TypeError: A sample count is no integer.
-        ValueError: An unknown name, missing or malformed files, a subset larger than the set, or
-            an argument that the data set cannot use.
+        ValueError: An unknown name, missing or malformed files, a subset larger than the set,
+            more images than fit into the memory available, or an argument that the data set
+            cannot use.
         OSError: A download failed.
         BackendUnavailableError: An optional package is missing.
 
@@ -81,6 +101,8 @@ def load(
     source = _find(name, data_dir, download=download)
     train = _choose(source.train, train_samples, f"{name} train")
     test = _choose(source.test, test_samples, f"{name} test")
+    n_bytes = source.train.n_bytes(train) + source.test.n_bytes(test)
+    check_memory(n_bytes, name=name, n_images=len(train) + len(test))
     train_images = source.train.read(train)
     mean, std = _NORMALISATION.get(name) or pixel_statistics(train_images)
     return ImageData(
@@ -116,8 +138,8 @@ def _find(name: str, data_dir: str | os.PathLike[str] | None, *, download: bool)
     folder = Path(data_dir)
     if name == "npz":
         return read_npz(find_npz(folder), flip=False)
-    if name == "imagefolder":
-        return read_image_folder(folder)
+    if name in _FOLDERS:
+        return _FOLDERS[name](folder)
     return _find_official(name, folder, download=download)
 
 

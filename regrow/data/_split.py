@@ -6,6 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 
 
+def _in_memory(indices: np.ndarray) -> int:  # noqa: ARG001
+    return 0
+
+
 @dataclass(frozen=True)
 class Split:
     """Training or test part of a set.
@@ -14,10 +18,13 @@ class Split:
         labels: int64 (N,).
         read: Reads the images at some indices (n,) as uint8 (n, H, W, 3). Only what a study uses
             is decoded, padded or copied.
+        n_bytes: Memory that the images at some indices take once they are read; 0 where the whole
+            set is in memory already.
     """
 
     labels: np.ndarray
     read: Callable[[np.ndarray], np.ndarray]
+    n_bytes: Callable[[np.ndarray], int] = _in_memory
 
 
 @dataclass(frozen=True)

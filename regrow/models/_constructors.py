@@ -3,22 +3,25 @@
 import functools
 import importlib
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from typing import Any
 
 from torch import nn
 
+from regrow.models._mlp import mlp
 from regrow.models._resnet import resnet18, resnet34
 from regrow.models._small_cnn import small_cnn
 from regrow.models._vgg import vgg16_bn
+from regrow.models._width import Width, width_argument, with_width
 
 Constructor = Callable[..., nn.Module]
-Width = Sequence[int] | int | float
 
 _OURS: dict[str, Constructor] = {
     "small-cnn": small_cnn,
     "resnet18": resnet18,
     "resnet34": resnet34,
     "vgg16_bn": vgg16_bn,
+    "mlp": mlp,
 }
 NAMES = tuple(_OURS)
 """Models that regrow brings itself."""
@@ -42,7 +45,11 @@ def constructor(name: str) -> Constructor:
 
     Returns:
         A callable ``(n_classes, *, width=...)``; ``width`` only where the function takes one, as
-        ours all do. Its ``inspect.signature`` is that of the function.
+        ours all do. It is passed on as ``width_mult`` (torchvision's MobileNets; of V2 without
+        rounding to multiples of 8), ``width_per_group`` (the inner width of bottlenecks, in its
+        ResNets) or ``base_width`` (the same in timm's) where the function takes that instead. One
+        that takes any keyword is tried with these on the meta device. The callable's
+        ``inspect.signature`` is that of the function, and ``width``.
 
     Raises:
         TypeError: ``name`` is no text, or what it names cannot be called. Also raised by the
@@ -107,10 +114,10 @@ def build(name: str, n_classes: int, *, width: Width | None = None) -> nn.Module
 
 
 def _adapt(function: Constructor, name: str) -> Constructor:
-    """Give a function the signature ``(n_classes, **its own)``."""
+    """Give a function the signature ``(n_classes, **its own)``, and ``width`` if it has one."""
     argument, positional = _class_argument(function, name)
 
-    def adapted(n_classes: int, **arguments: Width) -> nn.Module:
+    def make(n_classes: int, **arguments: Any) -> nn.Module:  # noqa: ANN401  # the function's own
         if positional:
             model = function(n_classes, **arguments)
         else:
@@ -121,8 +128,19 @@ def _adapt(function: Constructor, name: str) -> Constructor:
             )
         return model
 
+    found = width_argument(function, make)
+
+    def adapted(n_classes: int, **arguments: Any) -> nn.Module:  # noqa: ANN401
+        if found is not None and "width" in arguments:
+            arguments |= found.arguments(arguments.pop("width"))
+        return make(n_classes, **arguments)
+
     # Not functools.wraps as it stands: of a class that would copy every attribute.
-    return functools.update_wrapper(adapted, function, updated=())
+    adapted = functools.update_wrapper(adapted, function, updated=())
+    if found is not None and found.name != "width":
+        signature = with_width(inspect.signature(function), found.default)
+        adapted.__signature__ = signature  # type: ignore[attr-defined]
+    return adapted
 
 
 def _class_argument(function: Constructor, name: str) -> tuple[str, bool]:

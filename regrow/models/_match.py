@@ -11,7 +11,8 @@ import torch
 
 from regrow._checks import check_count, check_fraction
 from regrow.errors import SparsityError
-from regrow.models._constructors import Constructor, Width
+from regrow.models._constructors import Constructor
+from regrow.models._width import WIDTH_NAMES, Width
 
 Widths = tuple[int, ...]
 Count = Callable[[Widths], int]
@@ -36,9 +37,9 @@ def match_parameters(
 
     Args:
         constructor: Makes a model from the number of classes and ``width=``, as those of
-            :func:`regrow.models.constructor` do. The default of its ``width`` decides what is
-            searched: a sequence of integers: the width of each stage; an integer: one width; a
-            float: one multiplier.
+            :func:`regrow.models.constructor` do, which also gives others' models a ``width``. Its
+            default decides what is searched: a sequence of integers: the width of each stage; an
+            integer: one width; a float: one multiplier.
         n_classes: Number of classes.
         n_parameters: How many parameters the model should have, at least 1.
         tolerance: Largest relative error allowed, in [0, 1). Default: ours, one per cent.
@@ -97,9 +98,9 @@ def _default_width(constructor: Constructor) -> Width:
     parameter = inspect.signature(constructor).parameters.get("width")
     if parameter is None:
         raise SparsityError(
-            f"{_name(constructor)} takes no argument width, so there is no narrower model of its "
-            "kind with a given number of parameters; give it width=(...), one integer a stage, "
-            "or leave that control out"
+            f"{_name(constructor)} takes no argument width, nor {', '.join(WIDTH_NAMES[1:])} in "
+            "its place, so there is no narrower model of its kind with a given number of "
+            "parameters; give it width=(...), one integer a stage, or leave that control out"
         )
     default = parameter.default
     numbers = [default] if isinstance(default, int | float) else default

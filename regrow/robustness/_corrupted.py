@@ -145,7 +145,8 @@ class PublishedSets:
             before = self.expected.get("published", {}).get(name, known[name])
             if before != known[name]:
                 raise ValueError(
-                    f"{self.source.folder / kind}.npy is another file than when this study began"
+                    f"{self.source.folder}: {kind} at severity {severity} is another file than "
+                    "when this study began"
                 )
         return images
 

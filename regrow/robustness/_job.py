@@ -168,7 +168,7 @@ def _built(build: Callable[..., nn.Module], n_classes: int, seed: int, width: ob
 def _check_output(model: nn.Module, example: torch.Tensor, n_classes: int) -> None:
     try:
         shape = tuple(copy.deepcopy(model).eval()(example).shape)
-    except RuntimeError as error:
+    except (RuntimeError, ValueError, AssertionError) as error:  # timm asserts
         raise ValueError(
             f"the model cannot take images of shape {tuple(example.shape[1:])}: {error}"
         ) from error

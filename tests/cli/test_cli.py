@@ -19,6 +19,11 @@ def tiny(n_classes, *, width=8):
         nn.Conv2d(3, width, 4, stride=4), nn.BatchNorm2d(width), nn.ReLU(),
         nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(4 * width, n_classes),
     )
+class Particular(nn.Linear):
+    def forward(self, images):
+        raise AssertionError("32 doesn't match 224")
+def particular(n_classes):
+    return Particular(2, n_classes)
 def broken(n_classes):
     raise ValueError("no such thing\\nas this")
 """
@@ -124,7 +129,7 @@ def test_bad_input_is_one_line_and_exit_status_2(folder, arguments, message):
     "arguments",
     [
         ["--sparsity", "half"], ["--sparsity", ","], ["--severities", "1.5"], ["--seeds", 0],
-        ["--data", "imagenet"], ["--weight-step", "never"], ["--surprise"],
+        ["--data", "svhn"], ["--weight-step", "never"], ["--surprise"],
     ],
 )  # fmt: skip
 def test_bad_options_are_explained_by_click(folder, arguments):
@@ -197,6 +202,10 @@ def test_plans(folder, arguments, expected):
         (["--model", "resnet5"], "neither ours nor torchvision's; near it are resnet50"),
         (["--model", "small-cnn", "--sparsity", "1.0"], "sparsity must lie in [0, 1)"),
         (["--model", "small-cnn", "--input-size", "1,32,32"], "cannot take an input of shape"),
+        (
+            ["--model", "mine:particular", "--input-size", "3,32,32"],
+            "(3, 32, 32): 32 doesn't match",
+        ),
     ],
 )
 def test_plans_that_cannot_be_made(folder, arguments, message):

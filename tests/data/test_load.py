@@ -37,9 +37,10 @@ def write_mnist(folder: Path, images: np.ndarray, labels: np.ndarray) -> None:
 
 
 def test_names():
-    assert NAMES == ("digits", "mnist", "cifar10", "cifar100", "imagefolder", "npz")
-    with pytest.raises(ValueError, match=r"name must be one of digits, mnist.*got 'imagenet'"):
-        load("imagenet")
+    official = ["mnist", "cifar10", "cifar100", "tiny-imagenet", "imagenet"]
+    assert list(NAMES) == ["digits", *official, "imagefolder", "npz"]
+    with pytest.raises(ValueError, match=r"name must be one of digits, mnist.*got 'svhn'"):
+        load("svhn")
 
 
 def test_mnist_is_read_from_torchvisions_layout(tmp_path):
@@ -133,7 +134,7 @@ def test_a_download_that_fails_says_what_to_do(tmp_path, monkeypatch):
         load("cifar10", tmp_path, download=True)
 
 
-@pytest.mark.parametrize("name", ["digits", "npz", "imagefolder"])
+@pytest.mark.parametrize("name", ["digits", "npz", "imagefolder", "imagenet"])
 def test_download_is_refused_where_there_is_nothing_to_fetch(tmp_path, name):
     with pytest.raises(ValueError, match=f"download=True works with.*'{name}' has nothing"):
         load(name, tmp_path, download=True)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from regrow.models import NAMES, build, constructor, resnet18, resnet34, small_cnn, vgg16_bn
+from regrow.models import NAMES, build, constructor, mlp, resnet18, resnet34, small_cnn, vgg16_bn
 
 
 class Net(nn.Module):
@@ -32,8 +32,8 @@ def find(module, function):
 
 
 def test_ours_by_name():
-    assert NAMES == ("small-cnn", "resnet18", "resnet34", "vgg16_bn")
-    assert [constructor(n) for n in NAMES] == [small_cnn, resnet18, resnet34, vgg16_bn]
+    assert NAMES == ("small-cnn", "resnet18", "resnet34", "vgg16_bn", "mlp")
+    assert [constructor(n) for n in NAMES] == [small_cnn, resnet18, resnet34, vgg16_bn, mlp]
     model = build("small-cnn", 7, width=(2, 3, 4))
     assert model.classifier.weight.shape == (7, 4)
     assert build("small-cnn", 7).classifier.weight.shape == (7, 128)
@@ -114,7 +114,7 @@ def test_what_is_not_a_model_is_refused(module):
 @pytest.mark.parametrize(
     ("name", "error", "message"),
     [
-        ("resnet50", ValueError, "small-cnn, resnet18, resnet34, vgg16_bn, or package.module"),
+        ("resnet50", ValueError, "small-cnn, resnet18, resnet34, vgg16_bn, mlp, or package.module"),
         ("a.b:", ValueError, "package.module:function; got 'a.b:'"),
         (":f", ValueError, "package.module:function; got ':f'"),
         ("no.such.module:f", ValueError, "'no.such.module' cannot be imported.*PYTHONPATH"),

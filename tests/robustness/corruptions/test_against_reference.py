@@ -54,7 +54,7 @@ def test_64_pixels(name, severity, frost_dir):
 
 @pytest.mark.parametrize("name", ALL)
 def test_224_pixels(name, frost_dir):
-    for severity in (1, 3, 5):
+    for severity in range(1, 6):
         images = sample_images(224, n_images=1, seed=severity)
         batch = drawn_batch(name, severity, images, frost_dir=frost_dir)
         assert_equal_to_reference(name, batch)
