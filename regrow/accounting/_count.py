@@ -22,6 +22,7 @@ from regrow.topology import Topology
 
 Convention = Literal["mac2", "micronet"]
 CONVENTIONS = ("mac2", "micronet")
+"""Ways to count that ``count`` knows."""
 
 
 @final

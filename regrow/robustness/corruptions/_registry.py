@@ -43,9 +43,13 @@ _EXTRA: Final = {
 CORRUPTIONS: Final = {**_COMMON, **_EXTRA}
 
 COMMON: Final = tuple(_COMMON)
+"""The 15 corruptions that published means are over."""
 EXTRA: Final = tuple(_EXTRA)
+"""The 4 extra ones, which the authors held out for validation."""
 ALL: Final = COMMON + EXTRA
+"""All 19, the common ones first."""
 DETERMINISTIC: Final = tuple(name for name in ALL if CORRUPTIONS[name].draw is None)
+"""Those that draw nothing: the same image gives the same result."""
 
 
 def available(frost_dir: str | os.PathLike[str] | None = None) -> tuple[str, ...]:
