@@ -103,3 +103,33 @@ def test_the_interval_that_the_message_names_works():
 def test_starts_before_the_training():
     with pytest.raises(ValueError, match="start must be at least 0"):
         UpdateWindow(interval=1, stop=5, start=-1)
+
+
+@given(
+    st.integers(1, 20),
+    st.integers(0, 30),
+    st.sets(st.integers(1, 150), max_size=5),
+)
+def test_further_steps_are_due_once_each(interval, start, also):
+    """Within the interval's reach, on one of its steps, or behind its end."""
+    regular = due_steps(interval, start, 100, n_steps=150)
+    window = UpdateWindow(interval=interval, stop=100, start=start, also=tuple(sorted(also)))
+    expected = sorted(set(regular) | also)
+    assert list(window.steps) == expected
+    assert [step for step in range(-1, 160) if window.is_due(step)] == expected
+    assert window.last == expected[-1]
+
+
+@pytest.mark.parametrize(
+    ("also", "error", "message"),
+    [
+        ([3], TypeError, "also must be a tuple of steps"),
+        ((2.5,), TypeError, "a step in also must be an integer"),
+        ((0,), ValueError, "a step in also must be at least 1, got 0"),
+        ((7, 3), ValueError, "also must ascend without repeats"),
+        ((3, 3), ValueError, "also must ascend without repeats"),
+    ],
+)
+def test_further_steps_that_cannot_be(also, error, message):
+    with pytest.raises(error, match=message):
+        UpdateWindow(interval=2, stop=10, also=also)
