@@ -48,6 +48,9 @@ class LayerView(Protocol):
     def grad_at(self, flat: Tensor) -> Tensor:
         """Gradient of the dense loss at any positions ``flat`` (n,) -> (n,)."""
 
+    def ever_active_at(self, flat: Tensor) -> Tensor:
+        """Whether the unit of each position (n,) was ever active -> (n,) bool."""
+
     def state_at(self, key: str, flat: Tensor) -> Tensor:
         """Optimizer state, such as ``"momentum_buffer"``, at positions ``flat`` (n,) -> (n,)."""
 

@@ -1,10 +1,11 @@
 """Criteria: functions that score positions; high survives a drop, or enters by growth."""
 
-from regrow.criteria._combine import weighted_sum
+from regrow.criteria._combine import product, weighted_sum
 from regrow.criteria._scores import (
     Score,
     gradient,
     magnitude,
+    never_active,
     random,
     reads_gradient,
     saliency,
@@ -15,6 +16,8 @@ __all__ = [
     "Score",
     "gradient",
     "magnitude",
+    "never_active",
+    "product",
     "random",
     "reads_gradient",
     "saliency",

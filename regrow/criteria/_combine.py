@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 from torch import Tensor
 
 from regrow.criteria._scores import Score, reads_gradient
@@ -38,5 +40,42 @@ def weighted_sum(*terms: tuple[Criterion, float]) -> Score:
         return total
 
     name = " + ".join(f"{weight:g} {criterion!r}" for criterion, weight in used)
-    reads = any(reads_gradient(criterion) for criterion, _ in used)
-    return Score(name, function, reads_gradient=reads)
+    return _combined(name, function, [criterion for criterion, _ in used])
+
+
+def product(*factors: Criterion) -> Score:
+    """The product of criteria.
+
+    ``product(magnitude, gradient)`` is ``saliency``.
+
+    Args:
+        *factors: Criteria, at least one.
+
+    Returns:
+        A criterion that reads the gradient if one of its factors does.
+
+    Raises:
+        ValueError: No factor.
+    """
+    if not factors:
+        raise ValueError("product needs at least one criterion, got none")
+
+    def function(layer: LayerView, flat: Tensor) -> Tensor:
+        total = factors[0](layer, flat)
+        for criterion in factors[1:]:
+            total = total * criterion(layer, flat)
+        return total
+
+    return _combined(" * ".join(map(repr, factors)), function, factors)
+
+
+def _combined(
+    name: str, function: Callable[[LayerView, Tensor], Tensor], parts: Sequence[Criterion]
+) -> Score:
+    """It reads the gradient if any part does, and scores units as such if all do."""
+    return Score(
+        name,
+        function,
+        reads_gradient=any(map(reads_gradient, parts)),
+        by_unit=all(getattr(part, "by_unit", False) for part in parts),
+    )

@@ -75,6 +75,10 @@ def _random(layer: LayerView, flat: Tensor) -> Tensor:
     return draws.to(flat.device)
 
 
+def _never_active(layer: LayerView, flat: Tensor) -> Tensor:
+    return (~layer.ever_active_at(flat)).double()
+
+
 def _signed_magnitude(layer: LayerView, flat: Tensor) -> Tensor:
     """Rank within the own sign, from 0 (nearest to zero) to 1."""
     weights = _wide(layer.weight_at(flat))
@@ -104,3 +108,7 @@ saliency = Score("saliency", _saliency, reads_gradient=True)
 
 random = Score("random", _random, by_unit=True)
 """Uniform draws from the layer's derived generator: SET, DSR, MEST."""
+
+never_active = Score("never_active", _never_active, by_unit=True)
+"""1 where the unit was never active, else 0. ITOP's option to grow what is new first (Liu et al.
+2021) is ``weighted_sum((never_active, 1.0), (random, 1.0))``: draws lie below 1."""

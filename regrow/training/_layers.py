@@ -25,8 +25,8 @@ class MaskedWeight(SparseLayer):
 
     A parameter that ``fully_shard`` split is masked part by part, and gathered to be read: while a
     rewiring is decided, each rank holds one layer's weight or gradient whole, besides the scores
-    and positions of all active units (12 bytes each). Its topology, one byte a unit, is held whole
-    by every rank; only the mask that is applied is split.
+    and positions of all active units (12 bytes each). Its topology and their past, two bytes a unit
+    and four an active unit, are held whole by every rank; the mask that is applied is split.
 
     Args:
         name: Canonical name of the parameter.
@@ -94,6 +94,11 @@ class MaskedWeight(SparseLayer):
         if self.dense_grad is None:
             return torch.zeros_like(self.weight_at(flat))
         return whole(self.dense_grad).reshape(-1)[flat]
+
+    def ever_active_at(self, flat: Tensor) -> Tensor:
+        """Whether the unit of each flat position (n,) was ever active -> (n,) bool."""
+        unit = self.topology.structure.unit_of(flat, self.topology.shape)
+        return self.lifetimes.ever_active[unit]
 
     def state_at(self, key: str, flat: Tensor) -> Tensor:
         """Optimizer state at flat positions (n,) -> (n,).

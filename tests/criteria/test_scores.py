@@ -26,6 +26,7 @@ class FakeLayer:
         self.topology = Topology.full(tuple(weight.shape))
         self.generator = torch.Generator().manual_seed(seed)
         self.n_grad_reads = 0
+        self.ever_active = torch.zeros(weight.numel(), dtype=torch.bool)
 
     def weight_at(self, flat):
         return self.weight[flat]
@@ -33,6 +34,9 @@ class FakeLayer:
     def grad_at(self, flat):
         self.n_grad_reads += 1
         return self.grad[flat]
+
+    def ever_active_at(self, flat):
+        return self.ever_active[flat]
 
     def state_at(self, key, flat):
         raise AssertionError(f"no criterion here reads {key}")
@@ -188,3 +192,27 @@ def test_scores_have_names():
     assert {repr(getattr(criteria, name)) for name in ("gradient", "random", "saliency")} == {
         "gradient", "random", "saliency",
     }  # fmt: skip
+
+
+def test_what_was_never_active_comes_first():
+    """ITOP's option, as a sum: whatever the draws, a new unit lies above one that was active."""
+    layer = FakeLayer(torch.zeros(400))
+    layer.ever_active[::3] = True
+    grow = weighted_sum((criteria.never_active, 1.0), (criteria.random, 1.0))
+    assert grow.by_unit
+    assert not reads_gradient(grow)
+    scores = grow(layer, everywhere(layer))
+    assert scores[~layer.ever_active].min() >= 1 > scores[layer.ever_active].max()
+    assert scores[~layer.ever_active].unique().numel() > 200
+
+
+def test_a_product_is_elementwise_and_reads_what_its_factors_read():
+    layer = FakeLayer(torch.randn(30), torch.randn(30))
+    flat = everywhere(layer)
+    both = criteria.product(criteria.magnitude, criteria.gradient)
+    torch.testing.assert_close(both(layer, flat), criteria.saliency(layer, flat))
+    assert reads_gradient(both)
+    assert not both.by_unit
+    assert not reads_gradient(criteria.product(criteria.magnitude, criteria.random))
+    with pytest.raises(ValueError, match="at least one"):
+        criteria.product()
