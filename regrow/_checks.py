@@ -48,6 +48,23 @@ def check_count(value: object, argument: str, *, least: int = 1) -> int:
     return number
 
 
+_OF_STRUCTURES = ("check", "n_units", "n_groups", "unit_of", "group_of", "elements_of")
+
+
+def check_is_structure(value: object) -> None:
+    """Raise ``TypeError`` if ``value`` is no structure: something else, or a class of them.
+
+    Args:
+        value: What the user passed as ``structure``.
+
+    Raises:
+        TypeError: It lacks one of the six methods, or is not an instance.
+    """
+    if isinstance(value, type) or not all(hasattr(value, name) for name in _OF_STRUCTURES):
+        made = f"; make one, as in {value.__name__}()" if isinstance(value, type) else ""
+        raise TypeError(f"structure must be a structure, got {value!r:.80}{made}")
+
+
 def check_choice(value: object, argument: str, known: Collection[str]) -> str:
     """Return ``value`` if it is one of the known names.
 

@@ -26,3 +26,7 @@ class BackendUnavailableError(ImportError):
 
 class RankMismatchError(RuntimeError):
     """Ranks of one process group decided different topologies."""
+
+
+class LayerCollapseWarning(UserWarning):
+    """A layer lost all, or nearly all, of its connections; it is warned of once."""

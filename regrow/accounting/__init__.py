@@ -6,6 +6,7 @@ unless "micronet" is asked for, which adds a bias and a ReLU to every output as 
 
 from regrow.accounting._attribution import ReadCost, attribute
 from regrow.accounting._count import CONVENTIONS, CostReport, count
+from regrow.accounting._metrics import metrics_of
 from regrow.accounting._plan import Plan, PlanRow, make_plan
 from regrow.accounting._report import LayerReport, Report
 from regrow.accounting._table import in_units, text_table
@@ -22,5 +23,6 @@ __all__ = [
     "count",
     "in_units",
     "make_plan",
+    "metrics_of",
     "text_table",
 ]

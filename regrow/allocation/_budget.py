@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import final
 
-from regrow._checks import check_choice, check_fraction
-from regrow.allocation._rules import RULES, Allocation, Shapes, Sparsities, fixes_sparsity
+from regrow._checks import check_choice, check_fraction, check_is_structure
+from regrow.allocation._rules import (
+    RULES,
+    Allocation,
+    Explicit,
+    Shapes,
+    Sparsities,
+    fixes_sparsity,
+)
 from regrow.errors import InfeasibleSparsityError, SparsityError
 from regrow.topology import Structure, Unstructured
 
@@ -57,16 +64,18 @@ def allocate_counts(
 ) -> dict[str, int]:
     """Spread a sparsity over layers, as whole numbers of active units.
 
-    The total is as near to the budget as whole units come, and each layer is within one step of
-    its own real-valued share (largest remainders, ties to the earlier layer). A step is a unit, or
-    one unit for each group where the structure makes groups even. For ER and ERK that share is
-    solved without the floors of ``allocate``, which can differ from it by a little more.
+    Each layer is within one step of its own real-valued share (largest remainders, ties to the
+    earlier layer), and the total within half of the largest step of the budget: as near as whole
+    units come, where all are of one size. A step is a unit, or one unit for each group where the
+    structure makes groups even. For ER and ERK that share is solved without the floors of
+    ``allocate``, which can differ from it by a little more.
 
     Args:
         shapes: Name -> shape of each weight.
-        sparsity: Fraction in [0, 1) of zeros over all of them; None where the rule or the
-            structure fixes it.
-        rule: The allocation; without effect on layers whose structure fixes their sparsity.
+        sparsity: Fraction in [0, 1) of zeros over all of them, or over the others where the
+            structure of some fixes theirs; None where the rule or the structure fixes it.
+        rule: The allocation; without effect on layers whose structure fixes their sparsity. Those
+            that ``explicit`` gives a topology have the units of that topology.
         structure: What a unit is, for all layers or name by name; by default a single element.
 
     Returns:
@@ -80,7 +89,8 @@ def allocate_counts(
     """
     if sparsity is not None:
         check_fraction(sparsity, "sparsity")
-    units = _Units.of(shapes, structure)
+    given = rule.topologies if isinstance(rule, Explicit) else {}
+    units = _Units.of(shapes, structure, given)
     counts = _round(units, _exact(units, sparsity, rule))
     if sparsity is not None and (fixes_sparsity(rule) or units.all_fixed):
         _check_agreement(units, counts, sparsity, rule)
@@ -93,16 +103,25 @@ def allocate_counts(
 @final
 @dataclass(frozen=True)
 class _Units:
-    """Layers in units: of each, how many it has, how large one is, and how many step together."""
+    """Layers in units: of each, how many it has, how large one is, and how many step together.
+
+    ``settled`` names those whose count follows exactly, from their structure or topology.
+    """
 
     shapes: Shapes
     structures: Mapping[str, Structure]
     n_units: Mapping[str, int]
     step: Mapping[str, int]
     fixed: Mapping[str, float]
+    settled: Collection[str]
 
     @classmethod
-    def of(cls, shapes: Shapes, structure: Structure | Mapping[str, Structure] | None) -> _Units:
+    def of(
+        cls,
+        shapes: Shapes,
+        structure: Structure | Mapping[str, Structure] | None,
+        given: Collection[str],
+    ) -> _Units:
         if structure is None:
             structure = Unstructured()
         if not isinstance(structure, Mapping):
@@ -110,12 +129,14 @@ class _Units:
         steps, fixed = {}, {}
         for name, shape in shapes.items():
             own = structure[name]
+            check_is_structure(own)
             own.check(shape)
-            steps[name] = own.n_groups(shape) if own.even_groups else 1
+            # A topology that was given may have empty groups beside even ones.
+            steps[name] = own.n_groups(shape) if own.even_groups and name not in given else 1
             if own.fixed_sparsity is not None:
                 fixed[name] = own.fixed_sparsity
         n_units = {name: structure[name].n_units(shape) for name, shape in shapes.items()}
-        return cls(shapes, structure, n_units, steps, fixed)
+        return cls(shapes, structure, n_units, steps, fixed, {*fixed, *given})
 
     @property
     def all_fixed(self) -> bool:
@@ -152,7 +173,8 @@ def _exact(units: _Units, sparsity: float | None, rule: Allocation) -> Sparsitie
 def _round(units: _Units, fractions: Mapping[str, float]) -> dict[str, int]:
     wanted = {name: (1 - fractions[name]) * n for name, n in units.n_units.items()}
     counts = {
-        name: math.floor(value / units.step[name] + 1e-9) * units.step[name]
+        name: (round if name in units.settled else _floor)(value / units.step[name])
+        * units.step[name]
         for name, value in wanted.items()
     }
     budget = sum(value * units.size(name) for name, value in wanted.items())
@@ -161,16 +183,21 @@ def _round(units: _Units, fractions: Mapping[str, float]) -> dict[str, int]:
     for name in by_remainder:
         step = units.step[name] * units.size(name)
         has_room = counts[name] + units.step[name] <= units.n_units[name]
-        if has_room and name not in units.fixed and 2 * left >= step:
+        if has_room and name not in units.settled and 2 * left >= step:
             counts[name] += units.step[name]
             left -= step
     return counts
 
 
+def _floor(value: float) -> int:
+    return math.floor(value + 1e-9)
+
+
 def _check_agreement(
     units: _Units, counts: Mapping[str, int], sparsity: float, rule: Allocation
 ) -> None:
-    slack = sum(units.step[name] * units.size(name) for name in counts)
+    rounded = [name for name in counts if name not in units.settled]
+    slack = sum(units.step[name] * units.size(name) for name in rounded)
     live = units.elements(counts)
     if abs(live - n_active(units.n_elements, sparsity)) > slack:
         given = 1 - live / units.n_elements

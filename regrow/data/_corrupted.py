@@ -14,6 +14,7 @@ from typing import TypeVar
 import numpy as np
 
 from regrow._checks import check_choice, check_count
+from regrow.data._arrays import open_array
 from regrow.data._corrupted_folder import LAYOUT, ClassFolders, folder_kinds, read_class_folders
 from regrow.data._image_data import ImageData
 
@@ -62,7 +63,7 @@ class CorruptedImages:
             raise ValueError(f"severity must be one of {self.severities}, got {severity!r}")
         if self.files is not None:
             return self.files.read(kind, severity, self.indices)
-        stored = _open(self.folder / f"{kind}.npy")
+        stored = open_array(self.folder / f"{kind}.npy")
         first = (severity - 1) * self.n_published
         # Indexing by an array copies: what comes out is in memory and writable.
         images: np.ndarray = stored[first : first + self.n_published][self.indices]
@@ -148,7 +149,7 @@ def read_corrupted(
     n_published = _check_labels(path / "labels.npy", data)
     shape = (N_SEVERITIES * n_published, *data.test_images.shape[1:])
     for kind in chosen:
-        stored = _open(path / f"{kind}.npy")
+        stored = open_array(path / f"{kind}.npy")
         if stored.dtype != np.uint8 or stored.shape != shape:
             raise ValueError(
                 f"{path / kind}.npy must be uint8 of shape {shape} ({N_SEVERITIES} severities of "
@@ -168,7 +169,7 @@ def _different(values: Sequence[T], argument: str) -> tuple[T, ...]:
 
 def _check_labels(path: Path, data: ImageData) -> int:
     """Number of published images a severity, once the labels are known to be those of ``data``."""
-    labels = _open(path)
+    labels = open_array(path)
     if labels.ndim != 1 or labels.dtype.kind not in "iu" or len(labels) % N_SEVERITIES:
         raise ValueError(
             f"{path} must hold integers of shape ({N_SEVERITIES} n,), got {labels.dtype} of shape "
@@ -196,16 +197,6 @@ def _check_same(published: np.ndarray, data: ImageData, path: Path) -> int:
             "use the data set that the folder was made from, in its official order"
         )
     return len(published)
-
-
-def _open(path: Path) -> np.ndarray:
-    # Not np.load, which would also open archives and offer to unpickle.
-    try:
-        return np.lib.format.open_memmap(path, mode="r")
-    except (OSError, ValueError, EOFError) as error:
-        raise ValueError(
-            f"{path} cannot be read as one plain .npy array of numbers ({error})"
-        ) from error
 
 
 def _layout() -> str:

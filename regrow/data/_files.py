@@ -1,5 +1,8 @@
 """Image files into arrays: decoded when they are asked for, checked before."""
 
+import struct
+import warnings
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +21,11 @@ SIZES = (32, 64, 224)
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm")
 # Formats that Pillow may open, whatever a file's name says: never one that starts a program.
 _FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "PPM")
+# What Pillow's readers raise on damaged files, beside OSError and ValueError.
+_DAMAGED = (
+    ArithmeticError, AttributeError, EOFError, LookupError, MemoryError, OSError, RuntimeError,
+    SyntaxError, TypeError, ValueError, struct.error, zlib.error,
+)  # fmt: skip
 _MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
 # How the field cuts ImageNet for testing (He et al. 2016, and torchvision's references).
 _SHORT_SIDE = 256
@@ -165,7 +173,7 @@ def _in_colour(image: "Image", path: Path) -> "Image":
         )
     try:
         return image.convert("RGB")
-    except OSError as error:
+    except _DAMAGED as error:
         raise ValueError(f"{path} cannot be decoded ({error}); replace or remove it") from error
 
 
@@ -194,8 +202,10 @@ def _check_side(path: Path, side: int, *, given: bool) -> None:
 def _open(path: Path) -> "Image":
     pillow = require("PIL.Image", extra="robustness")
     try:
-        image: Image = pillow.open(path, formats=_FORMATS)
-    except OSError as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", pillow.DecompressionBombWarning)
+            image: Image = pillow.open(path, formats=_FORMATS)
+    except (*_DAMAGED, pillow.DecompressionBombError, pillow.DecompressionBombWarning) as error:
         raise ValueError(
             f"{path} cannot be read as an image ({error}); known: {', '.join(_FORMATS)}"
         ) from error

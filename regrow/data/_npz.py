@@ -1,10 +1,11 @@
 """Image sets in one ``.npz`` file."""
 
-import zipfile
 from pathlib import Path
 
 import numpy as np
 
+from regrow.data._arrays import read_arrays
+from regrow.data._memory import available_memory
 from regrow.data._split import Source, array_split
 
 _REQUIRED = ("train_images", "train_labels", "test_images", "test_labels")
@@ -74,19 +75,15 @@ def read_npz(path: Path, *, flip: bool, mnist: bool = False) -> Source:
 
 def _arrays(path: Path) -> dict[str, np.ndarray]:
     """The arrays of the file that have a meaning here; others are not even read."""
-    advice = "write it with numpy.savez, without arrays of Python objects"
-    if not zipfile.is_zipfile(path):
-        raise ValueError(f"{path} is not a .npz file; {advice}")
     try:
-        with np.load(path, allow_pickle=False) as file:
-            missing = [key for key in _REQUIRED if key not in file.files]
-            arrays = {key: file[key] for key in (*_REQUIRED, *_OPTIONAL) if key in file.files}
-            found = ", ".join(file.files) or "nothing"
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path} cannot be read as a .npz file ({error}); {advice}") from error
-    # numpy hands out a member that is no .npy file as bytes.
-    missing += [key for key, array in arrays.items() if not isinstance(array, np.ndarray)]
+        arrays = read_arrays(path, names=(*_REQUIRED, *_OPTIONAL), most_bytes=available_memory())
+    except ValueError as error:
+        raise ValueError(
+            f"{error}; write it with numpy.savez, without arrays of Python objects"
+        ) from error
+    missing = [key for key in _REQUIRED if key not in arrays]
     if missing:
+        found = ", ".join(arrays) or "nothing of that"
         raise ValueError(
             f"{path} lacks {', '.join(missing)}; it holds {found}; expected: {_LAYOUT}"
         )

@@ -136,8 +136,8 @@ def examine(model: nn.Module, optimizers: tuple[Optimizer, ...], updater: Topolo
         for name, shape in shapes.items()
         if name in by_place and tuple(by_place[name].shape) == tuple(shape)
     }
-    held = [*map(parameters_of, optimizers), [one.parameter for one in owned]]
-    known = {id(parameter) for parameters in held for parameter in parameters}
+    known = {id(one.parameter) for one in owned}
+    known |= {id(parameter) for o in optimizers for parameter in parameters_of(o)}
     driven = {name: p for name, p in updater.parameters.items() if id(p) in known}
     missing = [name for name in shapes if name not in named and name not in driven]
     if missing and not driven:

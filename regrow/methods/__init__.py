@@ -7,9 +7,11 @@ from regrow.methods._mest import mest
 from regrow.methods._rigl import rigl
 from regrow.methods._set import set_training
 from regrow.methods._static import static
+from regrow.methods._structures import Takes, structures_of
 
 __all__ = [
     "MethodPart",
+    "Takes",
     "combine",
     "gradual",
     "granet",
@@ -18,4 +20,5 @@ __all__ = [
     "rigl",
     "set_training",
     "static",
+    "structures_of",
 ]

@@ -8,9 +8,10 @@ from typing import Literal, final
 from torch import nn
 from torch.optim import Optimizer
 
-from regrow._checks import check_choice, check_fraction
+from regrow._checks import check_choice, check_fraction, check_is_structure
 from regrow.allocation import Allocation, erdos_renyi_kernel
 from regrow.criteria import Score, gradient, random
+from regrow.methods._structures import Takes
 from regrow.schedules import UpdateWindow, cosine, cubic
 from regrow.topology import Structure, Unstructured
 from regrow.training import (
@@ -38,6 +39,7 @@ def attach(
     *,
     sparsity: float | None,
     rule: Rule | None,
+    takes: Takes,
     seed: int,
     allocation: Allocation,
     structure: Structure,
@@ -49,14 +51,17 @@ def attach(
     In a call of ``combine`` the part is handed over instead, and nothing is changed yet.
 
     Raises:
-        TypeError: ``seed`` is no integer.
+        TypeError: ``seed`` is no integer, or ``structure`` no structure.
         ValueError: ``sparsity`` is out of range.
-        SparsityError: See ``TopologyUpdater`` and ``prepare_layers``; nothing was changed.
+        SparsityError: The method does not take the structure, or see ``TopologyUpdater`` and
+            ``prepare_layers``; nothing was changed.
     """
     if isinstance(seed, bool) or not isinstance(seed, int):
         raise TypeError(f"seed must be an integer, got {seed!r}")
     if sparsity is not None:
         check_fraction(sparsity, "sparsity")
+    check_is_structure(structure)
+    takes.check(structure)
     layers = prepare_layers(
         model,
         sparsity=sparsity,

@@ -49,10 +49,17 @@ def part(
         if name in arguments:
             raise TypeError(f"{name} holds for all parts: pass it to combine(), not to part()")
     chosen = {"select": select, **arguments}
+    name, signature = getattr(method, "__name__", repr(method)), inspect.signature(method)
+    unknown = [one for one in chosen if one not in signature.parameters]
+    if unknown:  # before what is missing: that is often the same argument, spelt as it should be
+        known = [one for one in list(signature.parameters)[2:] if one not in _FOR_ALL]
+        raise TypeError(
+            f"part({name}, ...): {name} has no argument {', '.join(map(repr, unknown))}; it has "
+            f"{', '.join(known)}"
+        )
     try:
-        inspect.signature(method).bind(None, None, **chosen)
+        signature.bind(None, None, **dict.fromkeys(_FOR_ALL), **chosen)
     except TypeError as error:
-        name = getattr(method, "__name__", repr(method))
         raise TypeError(f"part({name}, ...): {error}") from error
     return MethodPart(method, chosen)
 
@@ -96,6 +103,10 @@ def combine(
         >>> [topology.nnz for topology in updater.topologies.values()]
         [16, 32]
     """
+    if not isinstance(parts, Sequence):
+        raise TypeError(
+            f"parts must be a sequence of what regrow.part(...) returned, got {parts!r:.80}"
+        )
     if not parts:
         raise ValueError("parts must name at least one part of the model, got none")
     prepared = [_prepare(model, one, seed=seed, process_group=process_group) for one in parts]

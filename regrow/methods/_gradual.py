@@ -11,6 +11,7 @@ from regrow._checks import check_fraction
 from regrow.allocation import Allocation
 from regrow.criteria import magnitude, random
 from regrow.methods._attach import ERK, OVER_ALL_LAYERS, UNSTRUCTURED, attach, pruning_target
+from regrow.methods._structures import structures_of
 from regrow.schedules import UpdateWindow, constant
 from regrow.topology import Structure
 from regrow.training import (
@@ -97,6 +98,7 @@ def gradual(
         optimizer,
         sparsity=initial_sparsity,
         rule=rule,
+        takes=structures_of("gradual", budget=budget),
         seed=seed,
         allocation=allocation,
         structure=structure,

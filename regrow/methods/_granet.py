@@ -20,6 +20,7 @@ from regrow.methods._attach import (
     growth_criterion,
     pruning_target,
 )
+from regrow.methods._structures import structures_of
 from regrow.schedules import UpdateWindow
 from regrow.topology import Structure
 from regrow.training import (
@@ -119,6 +120,7 @@ def granet(
         optimizer,
         sparsity=initial_sparsity,
         rule=rule,
+        takes=structures_of("granet", budget=budget),
         seed=seed,
         allocation=allocation,
         structure=structure,

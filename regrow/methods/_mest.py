@@ -11,6 +11,7 @@ from regrow._checks import check_fraction
 from regrow.allocation import Allocation
 from regrow.criteria import magnitude
 from regrow.methods._attach import ERK, UNSTRUCTURED, Growth, annealed, attach, growth_criterion
+from regrow.methods._structures import structures_of
 from regrow.schedules import UpdateWindow, piecewise
 from regrow.topology import Structure
 from regrow.training import (
@@ -114,6 +115,7 @@ def mest(
         optimizer,
         sparsity=held(0),
         rule=rule,
+        takes=structures_of("mest"),
         seed=seed,
         allocation=allocation,
         structure=structure,

@@ -10,6 +10,7 @@ from torch.optim import Optimizer
 from regrow.allocation import Allocation
 from regrow.criteria import gradient, magnitude
 from regrow.methods._attach import ERK, UNSTRUCTURED, annealed, attach
+from regrow.methods._structures import structures_of
 from regrow.schedules import UpdateWindow
 from regrow.topology import Structure
 from regrow.training import ProcessGroup, Rule, Select, TopologyUpdater, default_weights
@@ -85,6 +86,7 @@ def rigl(
         optimizer,
         sparsity=sparsity,
         rule=rule,
+        takes=structures_of("rigl"),
         seed=seed,
         allocation=allocation,
         structure=structure,

@@ -10,6 +10,7 @@ from torch.optim import Optimizer
 from regrow.allocation import Allocation
 from regrow.criteria import random, signed_magnitude
 from regrow.methods._attach import ERK, UNSTRUCTURED, annealed, attach
+from regrow.methods._structures import structures_of
 from regrow.schedules import UpdateWindow
 from regrow.topology import Structure
 from regrow.training import ProcessGroup, Rule, Select, TopologyUpdater, default_weights
@@ -88,6 +89,7 @@ def set_training(
         optimizer,
         sparsity=sparsity,
         rule=rule,
+        takes=structures_of("set_training"),
         seed=seed,
         allocation=allocation,
         structure=structure,

@@ -9,6 +9,7 @@ from torch.optim import Optimizer
 
 from regrow.allocation import Allocation
 from regrow.methods._attach import ERK, UNSTRUCTURED, attach
+from regrow.methods._structures import structures_of
 from regrow.topology import Structure
 from regrow.training import ProcessGroup, Select, TopologyUpdater, default_weights
 
@@ -57,6 +58,7 @@ def static(
         optimizer,
         sparsity=sparsity,
         rule=None,
+        takes=structures_of("static"),
         seed=seed,
         allocation=allocation,
         structure=structure,

@@ -7,7 +7,7 @@ from typing import Protocol, final
 import numpy as np
 import torch
 
-from regrow.data import CorruptedImages, checksum
+from regrow.data import CorruptedImages, checksum, open_array
 from regrow.robustness.corruptions import corrupt_seeded
 from regrow.study import write_array
 from regrow.topology import derived_generator
@@ -68,13 +68,14 @@ class GeneratedSets:
         """uint8 (N, H, W, 3): the test images corrupted for a seed, read-only.
 
         Raises:
-            ValueError: They are not what an earlier session of this study used.
+            ValueError: They are not what an earlier session of this study used, or their file is
+                damaged.
         """
         path = self._folder(seed) / f"{kind}-{severity}.npy"
         known = self.checksums.setdefault(f"seed {seed}", {})
         name = f"{kind}-{severity}"
         if name not in known or not path.exists():
-            images = np.load(path) if path.exists() else self._make(seed, kind, severity)
+            images = self._stored(path) if path.exists() else self._make(seed, kind, severity)
             found = checksum(images)
             before = known.get(name) or self.expected.get(f"seed {seed}", {}).get(name)
             if before not in (None, found):
@@ -86,8 +87,7 @@ class GeneratedSets:
             if not path.exists():
                 write_array(path, images)
             known[name] = found
-        stored: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
-        return stored
+        return self._stored(path)
 
     def release(self, seed: int) -> None:
         """Remove a seed's files."""
@@ -98,6 +98,20 @@ class GeneratedSets:
             folder.rmdir()
         if self.folder.is_dir() and not any(self.folder.iterdir()):
             self.folder.rmdir()
+
+    def _stored(self, path: Path) -> np.ndarray:
+        """The images of a file of ours, once it is known to hold such images."""
+        advice = "remove it, and it is made again"
+        try:
+            images = open_array(path)
+        except ValueError as error:
+            raise ValueError(f"{error}; {advice}") from error
+        if images.dtype != np.uint8 or images.shape != self.clean.shape:
+            raise ValueError(
+                f"{path} must hold the test images, uint8 of shape {self.clean.shape}; it holds "
+                f"{images.dtype} of shape {images.shape}: {advice}"
+            )
+        return images
 
     def _folder(self, seed: int) -> Path:
         return self.folder / f"seed{seed}"

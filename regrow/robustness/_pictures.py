@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from regrow.robustness._results import Row
+from regrow.robustness._rows import Row
 from regrow.robustness._summary import Arm, ArmSummary, Set, Summary
 from regrow.study import (
     COLOURS,

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from regrow.robustness._answer import answer
+from regrow.robustness._config import read_config
 from regrow.robustness._examples import read_examples
 from regrow.robustness._pictures import (
     accuracy_picture,
@@ -54,7 +55,7 @@ def write_report(root: str | os.PathLike[str]) -> Path:
         ValueError: A file is damaged, or no run is complete.
     """
     folder = StudyFolder(Path(root))
-    config = folder.read_config()
+    config = read_config(folder)
     results = read_results(folder.root)
     summary = summarise(results)
     path = folder.root / "report.html"

@@ -1,24 +1,23 @@
 """The tables of a study: one row a measurement, one row a run, one row an epoch."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
 
 from regrow.robustness._job import Job
+from regrow.robustness._rows import (
+    CURVE_COLUMNS,
+    RESULT_COLUMNS,
+    RUN,
+    RUN_COLUMNS,
+    Row,
+    check_accuracies,
+    check_row,
+    check_rows,
+    read_value,
+)
 from regrow.study import Cell, StudyFolder, read_csv, write_csv
-
-_RUN = ("data", "model", "method", "sparsity", "seed")
-RESULT_COLUMNS = (*_RUN, "corruption", "severity", "accuracy", "n_images")
-COUNTS = ("nnz", "parameters", "live_parameters", "rewirings", "weight_steps")
-COSTS = ("training_flops", "inference_flops", "bytes", "seconds")
-RUN_COLUMNS = (*_RUN, *COUNTS, "counted_sparsity", "exploration", *COSTS)
-CURVE_COLUMNS = (*_RUN, "epoch", "loss", "accuracy", "lr", "rewirings", "exploration")
-_TEXTS = ("data", "model", "method", "corruption")
-_WHOLE = ("seed", "severity", "n_images", "epoch", *COUNTS, "training_flops", "inference_flops",
-          "bytes")  # fmt: skip
-
-Row = Mapping[str, Any]
 
 
 @final
@@ -43,18 +42,36 @@ def collect(job: Job, folder: StudyFolder) -> Results:
     Args:
         job: The study.
         folder: Where its cells are.
+
+    Raises:
+        ValueError: A cell's result is damaged; the message names the file.
     """
     results, runs, curves = [], [], []
     for cell in job.cells():
         if not folder.is_done(cell):
             continue
-        done = folder.read_result(cell)
+        accuracies, run, history = _parts(folder, cell)
         head = _head(job, cell)
         n_images = {"n_images": len(job.test)}
-        results += [{**head, **row, **n_images} for row in done["accuracies"]]
-        runs.append({**head, **done["run"]})
-        curves += [{**head, **row} for row in done["history"]]
+        results += [{**head, **row, **n_images} for row in accuracies]
+        runs.append({**head, **run})
+        curves += [{**head, **row} for row in history]
     return Results(results, runs, curves)
+
+
+def _parts(folder: StudyFolder, cell: Cell) -> tuple[Sequence[Row], Row, Sequence[Row]]:
+    """Accuracies, costs and history of a cell that is done, checked."""
+    done = folder.read_result(cell)
+    try:
+        return (
+            check_accuracies(done.get("accuracies")),
+            check_row(done.get("run"), RUN_COLUMNS[len(RUN) :]),
+            check_rows(done.get("history"), CURVE_COLUMNS[len(RUN) :]),
+        )
+    except ValueError as error:
+        raise ValueError(
+            f"{folder.result(cell)} is damaged: {error}. Remove it, and the run is measured again"
+        ) from error
 
 
 def _head(job: Job, cell: Cell) -> dict[str, Any]:
@@ -104,13 +121,8 @@ def _read(path: Path, columns: Sequence[str]) -> list[Row]:
     rows: list[Row] = []
     for number, row in enumerate(read_csv(path, columns=columns), start=2):
         try:
-            rows.append({name: _value(name, row[name]) for name in columns})
+            values = {name: read_value(name, row[name]) for name in columns}
+            rows.append(check_row(values, columns))
         except ValueError as error:
             raise ValueError(f"{path}, line {number}: {error}") from error
     return rows
-
-
-def _value(name: str, field: str) -> str | int | float:
-    if name in _TEXTS:
-        return field
-    return int(field) if name in _WHOLE else float(field)

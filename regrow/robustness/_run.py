@@ -5,6 +5,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ import regrow
 from regrow import Topology, TopologyUpdater
 from regrow.robustness._corrupted import CorruptedSets
 from regrow.robustness._job import Job
+from regrow.robustness._rows import check_accuracies
 from regrow.study import (
     Cell,
     StudyFolder,
@@ -90,7 +92,7 @@ def _measure(
 ) -> list[dict[str, Any]]:
     """Accuracy on the clean images and on every corrupted set."""
     path = folder.cell(cell) / "evaluation.json"
-    known: list[dict[str, Any]] = read_json(path) if path.exists() else []
+    known = _measured(path) if path.exists() else []
     done = {(row["corruption"], row["severity"]) for row in known}
     saved = time.monotonic()
     kinds = job.settings.corruptions
@@ -112,6 +114,16 @@ def _measure(
             saved = time.monotonic()
     write_json(path, known)
     return known
+
+
+def _measured(path: Path) -> list[dict[str, Any]]:
+    """What an earlier session has measured."""
+    try:
+        return check_accuracies(read_json(path))
+    except ValueError as error:
+        raise ValueError(
+            f"{path} is damaged: {error}. Remove it, and its sets of images are measured again"
+        ) from error
 
 
 def _costs(

@@ -1,6 +1,9 @@
 """A picture of all corruptions of one image."""
 
 import os
+import struct
+import warnings
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +17,13 @@ from regrow.study import image_grid, write_bytes
 
 _SIZES = (224, 64, 32)
 _N_ACROSS = 5
+# Formats that Pillow may open, whatever a file's name says: never one that starts a program.
+_FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "PPM")
+# What Pillow's readers raise on damaged files, beside OSError and ValueError.
+_DAMAGED = (
+    ArithmeticError, AttributeError, EOFError, LookupError, MemoryError, OSError, RuntimeError,
+    SyntaxError, TypeError, ValueError, struct.error, zlib.error,
+)  # fmt: skip
 
 
 def corruption_sheet(
@@ -70,10 +80,15 @@ def _square(path: Path) -> np.ndarray:
     if not path.is_file():
         raise FileNotFoundError(f"there is no picture {path}")
     try:
-        with pil.open(path) as file:
-            picture = file.convert("RGB")
-    except (OSError, ValueError, pil.DecompressionBombError) as error:
-        raise ValueError(f"{path} cannot be read as a picture: {error}") from error
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", pil.DecompressionBombWarning)
+            with pil.open(path, formats=_FORMATS) as file:
+                picture = file.convert("RGB")
+    except (*_DAMAGED, pil.DecompressionBombError, pil.DecompressionBombWarning) as error:
+        raise ValueError(
+            f"{path} cannot be read as a picture ({error or type(error).__name__}); known are "
+            f"{', '.join(_FORMATS)}, of up to {pil.MAX_IMAGE_PIXELS:,} pixels"
+        ) from error
     side = min(picture.size)
     size = next((size for size in _SIZES if size <= side), _SIZES[-1])
     left, top = (picture.width - side) // 2, (picture.height - side) // 2

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from regrow.data import ImageData, checksum
+from regrow.robustness._config import read_config
 from regrow.robustness._corrupted import CorruptedSets
 from regrow.robustness._examples import save_examples
 from regrow.robustness._job import EQUAL, Job
@@ -99,7 +100,7 @@ def _record(job: Job, source: Source, folder: StudyFolder) -> tuple[tuple[str, .
         Notes on what was left out, and the number of threads: that of the first session, since
         the numbers depend on it.
     """
-    config = folder.read_config()
+    config = read_config(folder)
     threads = config.get("threads", n_threads(job))
     here = environment(job.device)
     sessions = [*config.get("sessions", []), here]
@@ -142,7 +143,7 @@ def logging_to(path: Path) -> Iterator[None]:
 def _run(
     job: Job, source: Source, folder: StudyFolder, notes: tuple[str, ...], progress: Progress
 ) -> Results:
-    expected = folder.read_config().get("checksums", {})
+    expected = read_config(folder).get("checksums", {})
     corrupted = source.open(job.data, folder=folder.root / "corrupted", expected=expected)
     todo = [cell for cell in job.cells() if not folder.is_done(cell)]
     if todo:
@@ -190,7 +191,7 @@ def _run_one(
         on_step=lambda: count(step, "training"),
         on_set=lambda: count(of_sets, "corrupted images"),
     )
-    known = folder.read_config().get("checksums", {})
+    known = read_config(folder).get("checksums", {})
     for name, sets in corrupted.checksums.items():
         known[name] = {**known.get(name, {}), **sets}
     folder.update_config(checksums=known)

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import final
 
 from regrow._checks import check_choice
-from regrow.robustness._results import COSTS, COUNTS, Results, Row
+from regrow.robustness._results import Results
+from regrow.robustness._rows import COSTS, COUNTS, Row
 from regrow.robustness.corruptions import ALL, COMMON
 from regrow.study import METHODS, Estimate, mean_interval, paired_difference
 

@@ -1,6 +1,7 @@
 """Files that are either whole or absent, whatever moment the process is killed at."""
 
 import json
+import math
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 
 _SUFFIX = ".partial"
+_DEEPEST = 50
 
 
 @contextmanager
@@ -80,12 +82,40 @@ def read_json(path: str | os.PathLike[str]) -> Any:  # noqa: ANN401  # what a JS
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: It holds no JSON; the message names the file.
+        ValueError: It holds no JSON, or what `write_json` cannot write: numbers that are not
+            finite, or lists in lists, more than 50 deep. The message names the file.
     """
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        text = Path(path).read_text(encoding="utf-8")
+        value = json.loads(text, parse_float=_finite, parse_constant=_finite)
+        _check_depth(value)
+    except RecursionError as error:
+        raise ValueError(f"{path} holds no JSON that can be read: it nests too deep") from error
+    except ValueError as error:
         raise ValueError(f"{path} holds no JSON: {error}") from error
+    return value
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text:.40} is no finite number")
+    return value
+
+
+def _check_depth(value: object) -> None:
+    """Raise ValueError where text is no text, or where what walks the value would not end well."""
+    level = [value]
+    for _ in range(_DEEPEST):
+        if not level:
+            return
+        for text in (item for item in level if isinstance(item, str)):
+            text.encode()  # a lone surrogate is a valid escape, and no file can hold it
+        below = [item.items() for item in level if isinstance(item, dict)]
+        level = [part for items in below for pair in items for part in pair] + [
+            part for item in level if isinstance(item, list) for part in item
+        ]
+    raise ValueError(f"it nests more than {_DEEPEST} deep")
 
 
 def remove_partial_files(folder: str | os.PathLike[str]) -> None:

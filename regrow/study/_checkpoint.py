@@ -68,7 +68,8 @@ def load_state(path: str | os.PathLike[str]) -> dict[str, Any]:
         with safetensors.safe_open(os.fspath(path), framework="pt", device="cpu") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except safetensors.SafetensorError as error:
+    except (safetensors.SafetensorError, ValueError, TypeError, AttributeError) as error:
+        # (The last three: a dtype that this version of torch does not have.)
         raise ValueError(f"{path} is no whole safetensors file: {error}") from error
     if metadata.get("format") != _FORMAT or metadata.get("version") != _VERSION:
         raise ValueError(
@@ -125,6 +126,9 @@ def _decode(node: Any, tensors: Mapping[str, Tensor]) -> Any:  # noqa: ANN401  #
     if tag == "tuple":
         return tuple(_decode(item, tensors) for item in content)
     if tag == "items":
+        keys = [key for key, _ in content]
+        if len(set(keys)) < len(keys) or not all(type(key) in (str, int) for key in keys):
+            raise ValueError("a key is there twice, or neither a string nor an integer")
         return {key: _decode(item, tensors) for key, item in content}
     if tag == "float":
         return float(content)

@@ -25,6 +25,7 @@ COLOURS = (
     "#7b4fa3",
     "#8c564b",
 )
+"""Colours of series, in the order of their use."""
 _INK = "#1c2430"
 _GRID = "#dde2e9"
 

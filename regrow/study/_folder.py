@@ -56,7 +56,7 @@ class StudyFolder:
 
     def is_done(self, cell: Cell) -> bool:
         """Whether the cell has its result."""
-        return self._result(cell).is_file()
+        return self.result(cell).is_file()
 
     def read_result(self, cell: Cell) -> dict[str, Any]:
         """A done cell's result.
@@ -65,16 +65,17 @@ class StudyFolder:
             FileNotFoundError: The cell is not done.
             ValueError: The file is damaged or of another cell.
         """
-        result = read_json(self._result(cell))
+        result = read_json(self.result(cell))
         if not isinstance(result, dict) or result.get("cell") != vars(cell):
-            raise ValueError(f"{self._result(cell)} is not the result of {cell.name}")
+            raise ValueError(f"{self.result(cell)} is not the result of {cell.name}")
         return result
 
     def finish(self, cell: Cell, result: Mapping[str, object]) -> None:
         """Write a cell's result atomically, which makes it done."""
-        write_json(self._result(cell), {"cell": vars(cell), **result})
+        write_json(self.result(cell), {"cell": vars(cell), **result})
 
-    def _result(self, cell: Cell) -> Path:
+    def result(self, cell: Cell) -> Path:
+        """The file of a cell's result, there once the cell is done."""
         return self.cell(cell) / "result.json"
 
 

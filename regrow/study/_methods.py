@@ -13,12 +13,18 @@ from regrow.allocation import RULES
 from regrow.study._schedule import RewiringSchedule
 
 DENSE = ("dense", "dense-equal-parameters")
+"""Dense controls, by name."""
 DYNAMIC = ("set", "rigl", "mest-random", "mest-gradient", "granet-random", "granet-gradient")
+"""Methods that rewire at a sparsity that they keep or approach."""
 SCHEDULED = (*DYNAMIC, "gradual")
+"""Methods that need a schedule of rewirings."""
 METHODS = (*DENSE, "static", *SCHEDULED)
+"""All methods that a study can name."""
 WEIGHT_STEPS = ("before", "after", "skip")
+"""What a rewiring step can do to the weights: see ``Rule``."""
 _GRANET_INITIAL_SPARSITY = 0.2
 ALLOCATIONS = tuple(RULES)
+"""Allocation rules that a study can name."""
 _SCHEDULED: dict[str, Callable[..., TopologyUpdater]] = {
     "set": regrow.set_training,
     "rigl": regrow.rigl,

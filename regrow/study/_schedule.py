@@ -6,7 +6,9 @@ from typing import final
 from regrow._checks import check_count
 
 DEFAULT_REWIRINGS = 60
+"""Rewirings of a training, where it is long enough."""
 LEAST_REWIRINGS = 20
+"""Fewer than these a study refuses."""
 LEAST_INTERVAL = 5
 STOP_AT = 0.75
 

@@ -45,14 +45,22 @@ def read_csv(path: str | os.PathLike[str], *, columns: Sequence[str]) -> list[di
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: A column is missing or a line too short; the message names the file.
+        ValueError: It is no CSV text, a column is missing or there twice, or a line is too short
+            or too long; the message names the file.
     """
     with Path(path).open(newline="", encoding="utf-8") as file:
-        reader = csv.DictReader(file)
-        missing = set(columns) - set(reader.fieldnames or ())
-        if missing:
-            raise ValueError(f"{path} lacks the columns {', '.join(sorted(missing))}")
-        rows = list(reader)
+        reader = csv.DictReader(file, strict=True)
+        try:
+            found = list(reader.fieldnames or ())
+            rows = list(reader)
+        except (csv.Error, UnicodeDecodeError) as error:
+            raise ValueError(f"{path} cannot be read as a table: {error}") from error
+    missing = set(columns) - set(found)
+    if missing:
+        raise ValueError(f"{path} lacks the columns {', '.join(sorted(missing))}")
+    twice = {name for name in columns if found.count(name) > 1}
+    if twice:
+        raise ValueError(f"{path} has the columns {', '.join(sorted(twice))} more than once")
     for number, row in enumerate(rows, start=2):
         if None in row or any(row[name] is None for name in columns):
             raise ValueError(f"{path}, line {number}: expected one value for each column")

@@ -15,6 +15,7 @@ from regrow.study._checkpoint import load_state, save_state
 from regrow.study._evaluation import autocast
 from regrow.study._images import Images, crop_and_flip
 from regrow.study._recipe import Recipe
+from regrow.study._resume import check_model, check_optimizer, check_training
 from regrow.study._seeding import seeded
 from regrow.topology import derived_generator
 
@@ -100,7 +101,8 @@ def train_classifier(
 
     Raises:
         FloatingPointError: The loss is not finite any more.
-        ValueError: The checkpoint is damaged, or of another training.
+        ValueError: The checkpoint is damaged, or of another training; model, optimizer and updater
+            are as they were.
     """
     device = torch.device(device)
     loop = _Loop(model, images, recipe, optimizer, updater, seed, device, amp=amp)
@@ -155,15 +157,26 @@ class _Loop:
         if found != expected or (state.get("updater") is None) != (self.updater is None):
             raise ValueError(f"{path} is of another training: it has {found}, not {expected}")
         try:
-            self.model.load_state_dict(state["model"])
-            self.optimizer.load_state_dict(state["optimizer"])
-            if self.updater is not None:
-                self.updater.load_state_dict(state["updater"])
+            done = check_training(
+                state.get("training"), epochs=self.recipe.epochs, n_steps=self.n_steps
+            )
+            check_model(state.get("model"), self.model)
+            check_optimizer(state.get("optimizer"), self.optimizer)
             if self.scaler.is_enabled():
                 self.scaler.load_state_dict(state["scaler"])
-            self.training = Training(**state["training"])
-        except (KeyError, RuntimeError, TypeError) as error:
-            raise ValueError(f"{path} is of another training: {error}") from error
+            if self.updater is not None:
+                # It refuses a state in full, so that model and optimizer stay as they are.
+                self.updater.load_state_dict(state["updater"])
+        except (KeyError, RuntimeError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"{path} is damaged or of another training: {error}. Remove it to train from the "
+                "start"
+            ) from error
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.updater is not None:
+            self.updater.load_state_dict(state["updater"])  # zeros where the file had none
+        self.training = Training(**done)
 
     def run_epoch(self, on_step: Callable[[], None] | None) -> None:
         """Train for one epoch and add a line to the history."""

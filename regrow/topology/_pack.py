@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from regrow.errors import SparsityError
+from regrow.topology._arguments import check_tensor
 
 
 def pack_bits(flags: Tensor) -> Tensor:
@@ -36,16 +37,16 @@ def unpack_bits(packed: Tensor, n: int) -> Tensor:
         (n,) bool on the CPU.
 
     Raises:
-        SparsityError: Wrong dtype or length, or bits set behind the last flag.
+        TypeError: No tensor.
+        SparsityError: Wrong dtype or length, no dense tensor, or bits set behind the last flag.
     """
     wanted = (-(-n // 8),)
-    if not isinstance(packed, Tensor) or packed.dtype != torch.uint8 or packed.shape != wanted:
-        got = (
-            f"{packed.dtype} {tuple(packed.shape)}"
-            if isinstance(packed, Tensor)
-            else f"{packed!r:.60}"
+    packed = check_tensor(packed, "packed")
+    if packed.dtype != torch.uint8 or packed.shape != wanted:
+        raise SparsityError(
+            f"{n} packed flags are a uint8 tensor of shape {wanted}, got {packed.dtype} "
+            f"{tuple(packed.shape)}"
         )
-        raise SparsityError(f"{n} packed flags are a uint8 tensor of shape {wanted}, got {got}")
     bits = np.unpackbits(packed.cpu().numpy())
     if bits[n:].any():
         raise SparsityError(f"packed flags have bits set behind the last of {n} flags")

@@ -75,6 +75,7 @@ def check_structure(structure: Structure, shape: Shape) -> None:
     n, n_units, n_groups = math.prod(shape), structure.n_units(shape), structure.n_groups(shape)
     units = torch.arange(n_units)
     elements = structure.elements_of(units, shape)
+    structure.elements_of(units[:0], shape)  # of no units it must not fail
     if n % n_units or tuple(elements.shape) != (n_units, n // n_units):
         raise SparsityError(
             f"{structure} has {n_units} units in a weight of {n} elements; elements_of gives "

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from regrow.errors import SparsityError
+from regrow.topology._arguments import check_flags, check_shape, check_tensor, check_units
 from regrow.topology._structure import Structure, check_counts, unit_size
 from regrow.topology.structures import Unstructured
 from regrow.typing import Shape
@@ -50,6 +51,8 @@ class Topology:
             a sub-network of a task (AFAF); None: all.
 
     Raises:
+        TypeError: ``units`` or ``allowed`` is no tensor, ``shape`` no tuple of integers, or
+            ``structure`` no structure.
         SparsityError: ``units`` is not one-dimensional, ascending, free of repeats, in range and
             allowed, ``shape`` does not admit the structure, or a group has a number of active
             units that the structure rules out.
@@ -71,10 +74,9 @@ class Topology:
         allowed: Tensor | None = None,
     ) -> None:
         structure = Unstructured() if structure is None else structure
-        shape = tuple(int(n) for n in shape)
-        structure.check(shape)
+        shape = check_shape(shape, structure)
         n_units = structure.n_units(shape)
-        _check_units(units, n_units)
+        units = check_units(units, n_units)
         active = torch.zeros(n_units, dtype=torch.bool, device=units.device)
         active[units.to(torch.int64)] = True
         self._adopt(active, shape, structure, allowed=allowed, n_active=units.numel())
@@ -98,13 +100,13 @@ class Topology:
             allowed: (n_units,) bool, the units that may ever be active; None: all. Kept.
 
         Raises:
+            TypeError: An argument is of another type.
             SparsityError: Wrong dtype or number of units, a unit that is not allowed, or a count
                 that the structure rules out.
         """
         structure = Unstructured() if structure is None else structure
-        shape = tuple(int(n) for n in shape)
-        structure.check(shape)
-        _check_flags(active, "active", structure, shape)
+        shape = check_shape(shape, structure)
+        active = check_flags(active, "active", structure, shape)
         n_active = int(active.count_nonzero())
         topology = cls._of(active, shape, structure, allowed=allowed, n_active=n_active)
         topology._check()
@@ -122,14 +124,14 @@ class Topology:
             allowed: (n_units,) bool, the units that may ever be active; None: all. Kept.
 
         Raises:
+            TypeError: An argument is of another type.
             SparsityError: Not boolean, a unit is neither wholly in nor wholly out or is not
                 allowed, or a group has a count that the structure rules out.
         """
         structure = Unstructured() if structure is None else structure
-        if mask.dtype != torch.bool:
+        if check_tensor(mask, "mask").dtype != torch.bool:
             raise SparsityError(f"mask must be a bool tensor, got {mask.dtype}")
-        shape = tuple(mask.shape)
-        structure.check(shape)
+        shape = check_shape(tuple(mask.shape), structure)
         units = torch.arange(structure.n_units(shape), device=mask.device)
         by_unit = mask.reshape(-1)[structure.elements_of(units, shape)]
         active = by_unit.all(dim=1)
@@ -144,11 +146,12 @@ class Topology:
         """The topology in which every unit exists.
 
         Raises:
+            TypeError: An argument is of another type.
             SparsityError: ``shape`` does not admit the structure, or the structure fixes a
                 sparsity above 0.
         """
         structure = Unstructured() if structure is None else structure
-        structure.check(tuple(shape))
+        shape = check_shape(shape, structure)
         active = torch.ones(structure.n_units(shape), dtype=torch.bool, device=device)
         return cls.from_active(active, shape, structure=structure)
 
@@ -184,13 +187,18 @@ class Topology:
     def _check(self) -> None:
         """Raise if an active unit is not allowed, or a group's count is ruled out."""
         if self.allowed is not None:
-            _check_flags(self.allowed, "allowed", self.structure, self.shape)
+            check_flags(self.allowed, "allowed", self.structure, self.shape)
+            if self.allowed.device != self.device:
+                raise SparsityError(
+                    f"allowed must be on {self.device} as the active units are, "
+                    f"got {self.allowed.device}"
+                )
             outside = (self.active & ~self.allowed).nonzero().squeeze(1)
             if outside.numel():
                 raise SparsityError(
                     f"{outside.numel()} active units are not allowed: {outside[:5].tolist()} ..."
                 )
-        if self.structure.n_groups(self.shape) > 1:
+        if self.structure.even_groups or self.structure.fixed_sparsity is not None:
             check_counts(self.structure, self.counts(), self.shape)
 
     @property
@@ -203,9 +211,9 @@ class Topology:
         """Number of units, active or not."""
         return self.active.numel()
 
-    @property
+    @cached_property
     def room(self) -> Tensor:
-        """The most active units that each group can hold (n_groups,) int64."""
+        """The most active units that each group can hold (n_groups,) int64; read-only."""
         n_groups = self.structure.n_groups(self.shape)
         if self.allowed is None and n_groups == 1:
             return torch.tensor([self.n_units], device=self.device)
@@ -319,6 +327,7 @@ def apply(topology: Topology, delta: TopologyDelta) -> Topology:
         A new topology.
 
     Raises:
+        TypeError: The decision holds something else than tensors.
         SparsityError: An index is out of range, repeated or out of order, a dropped unit is
             absent, a grown one is present and not dropped, or not allowed, or a group ends with a
             count that the structure rules out.
@@ -329,7 +338,7 @@ def apply(topology: Topology, delta: TopologyDelta) -> Topology:
         [1, 3]
     """
     for argument, units in (("dropped", delta.dropped), ("grown", delta.grown)):
-        _check_units(units, topology.n_units, argument)
+        check_units(units, topology.n_units, argument)
     active = topology.active.clone()
     if not bool(active[delta.dropped].all()):
         absent = delta.dropped[~active[delta.dropped]][:5].tolist()
@@ -350,28 +359,5 @@ def apply(topology: Topology, delta: TopologyDelta) -> Topology:
     return new
 
 
-def _check_flags(flags: Tensor, argument: str, structure: Structure, shape: Shape) -> None:
-    wanted = (structure.n_units(shape),)
-    if flags.dtype != torch.bool or tuple(flags.shape) != wanted:
-        raise SparsityError(
-            f"{argument} must be a bool tensor of shape {wanted} for a weight of shape {shape}, "
-            f"got {flags.dtype} of shape {tuple(flags.shape)}"
-        )
-
-
 def _same_flags(a: Tensor | None, b: Tensor | None) -> bool:
     return torch.equal(a, b) if a is not None and b is not None else a is b
-
-
-def _check_units(units: Tensor, n_units: int, argument: str = "units") -> None:
-    if units.dim() != 1 or units.dtype not in (torch.int32, torch.int64):
-        raise SparsityError(
-            f"{argument} must be a one-dimensional tensor of int64 (or int32), "
-            f"got {units.dtype} of shape {tuple(units.shape)}"
-        )
-    if units.numel() == 0:
-        return
-    if int(units[0]) < 0 or int(units[-1]) >= n_units or bool((units[1:] <= units[:-1]).any()):
-        raise SparsityError(
-            f"{argument} must be ascending, without repeats, and lie in [0, {n_units})"
-        )

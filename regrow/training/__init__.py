@@ -2,7 +2,9 @@
 
 from regrow.training._budgets import Budget, Quota, Rounding, Standing, per_group, per_layer
 from regrow.training._distributed import ProcessGroup
+from regrow.training._health import COLLAPSE_SHARE
 from regrow.training._layers import MaskedWeight
+from regrow.training._metrics import MetricsCallback
 from regrow.training._prepare import prepare_layers, sparsify_
 from regrow.training._progress import Rewiring
 from regrow.training._rewire import rewire
@@ -12,8 +14,10 @@ from regrow.training._updater import TopologyUpdater
 from regrow.training._weights import Select, default_weights, fitting
 
 __all__ = [
+    "COLLAPSE_SHARE",
     "Budget",
     "MaskedWeight",
+    "MetricsCallback",
     "Part",
     "ProcessGroup",
     "Quota",

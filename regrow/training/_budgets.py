@@ -86,7 +86,8 @@ class Budget(Protocol):
 
         Args:
             layers: The layers.
-            target: The last sparsity over all layers, or None where counts stay.
+            target: A sparsity over all layers to move to, or None where counts stay; each that
+                the rule's schedule comes to is asked about.
         """
 
 
@@ -158,11 +159,19 @@ class _PerLayer:
             return
         check_not_fixed(layers)
         for layer, count in zip(layers, self._counts(layers, target), strict=True):
-            if count > layer.topology.n_allowed:
+            topology = layer.topology
+            if count > topology.n_allowed:
                 raise SparsityError(
                     f"{self.allocation} gives {layer.name!r} {count} units at sparsity {target:g}, "
-                    f"and {layer.topology.n_allowed} are allowed"
+                    f"and {topology.n_allowed} are allowed"
                 )
+            try:
+                spread_over_groups(topology.structure, count, topology.room)
+            except SparsityError as error:
+                raise SparsityError(
+                    f"{self.allocation} gives {layer.name!r} {count} units at sparsity {target:g}: "
+                    f"{error}"
+                ) from error
 
     def _counts(self, layers: Sequence[LayerView], target: float) -> list[int]:
         if self.allocation is None:

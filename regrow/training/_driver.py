@@ -17,6 +17,7 @@ from regrow.training._distributed import (
     true_on_all,
 )
 from regrow.training._layers import MaskedWeight
+from regrow.training._metrics import Monitor
 from regrow.training._optimizer_state import check_state_shapes
 from regrow.training._progress import Progress, Rewiring
 from regrow.training._rewire import rewire
@@ -41,7 +42,9 @@ class StepDriver:
         optimizers: In the order in which they step.
         progress: Counters, advanced here.
         process_group: Whose ranks must decide alike.
+        monitor: Measures gradients on the steps that somebody hears of.
         rewired: Called with the record of each rewiring, after it was applied.
+        performed: Called at the end of each performed step, with whether it rewired.
     """
 
     def __init__(
@@ -52,7 +55,9 @@ class StepDriver:
         optimizers: Sequence[Optimizer],
         progress: Progress,
         process_group: ProcessGroup,
+        monitor: Monitor,
         rewired: Callable[[Rewiring], None],
+        performed: Callable[[bool], None],
     ) -> None:
         self.progress = progress
         self._model = model
@@ -62,7 +67,9 @@ class StepDriver:
         self._optimizers = optimizers
         self._weight_step = next((p.rule.weight_step for p in parts if p.rule is not None), None)
         self._process_group = process_group
+        self._monitor = monitor
         self._report = rewired
+        self._performed = performed
         self.forget_step()
 
     def forget_step(self) -> None:
@@ -74,6 +81,7 @@ class StepDriver:
         self._dense: dict[str, Tensor] = {}
         self._rewired = False
         self._finite: bool | None = None
+        self._monitor.drop()
 
     def due(self, index: int) -> int | None:
         """The planned step of the rewiring that part ``index`` owes the coming step, or None."""
@@ -101,6 +109,8 @@ class StepDriver:
         if self._round.enter(index):
             self._forget_rewiring()
         due = self._due_parts
+        if self._monitor.hears(self.progress.steps + 1, rewires=bool(due)):
+            self._monitor.measure(self._layers_of(self._optimizers[index]))
         if not due:
             return
         optimizer, last = self._optimizers[index], self._round.is_last(index)
@@ -130,11 +140,14 @@ class StepDriver:
             layer.enforce(optimizer)
         self._round.leave(index)
         if self._round.is_last(index):
-            if not self._round.skipped:
-                self._end_step()
+            performed = not self._round.skipped
+            rewired = self._end_step() if performed else False
             self.forget_step()
+            if performed:
+                self._performed(rewired)
 
-    def _end_step(self) -> None:
+    def _end_step(self) -> bool:
+        """Count the step; returns whether it rewired."""
         if self.progress.steps == 0:
             for layer in self._layers:
                 if layer.optimizer is not None:
@@ -146,6 +159,8 @@ class StepDriver:
                 # Not finite somewhere: it stays due, also behind the last planned step.
                 self.progress.overdue[i] = None if self._rewired else planned
         self.progress.steps += 1
+        self._monitor.keep(self.progress.steps)
+        return self._rewired
 
     def _layers_of(self, optimizer: Optimizer) -> list[MaskedWeight]:
         return [layer for layer in self._layers if layer.optimizer is optimizer]

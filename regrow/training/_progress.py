@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar, final
+from typing import final
 
 import torch
 from torch import Tensor
 
 from regrow.errors import SparsityError
 from regrow.topology import Topology, TopologyDelta, pack_bits, unpack_bits
+from regrow.training._entries import entry, integer, integers, mapping, refuse, tensor
 from regrow.training._layers import MaskedWeight
 from regrow.typing import StateDict
 
 _FORMAT = 2
-_T = TypeVar("_T")
+# Far from the 4300 digits at which repr(), which draws are seeded by, gives up.
+_LARGEST_SEED = 2**1000
 _WIDTHS = (torch.uint8, torch.int16, torch.int32)
 
 
@@ -28,6 +30,7 @@ class Rewiring:
         step: The optimizer step it was done on, counted from 1.
         n_dropped: Units dropped.
         n_grown: Units grown; one that was dropped and came back at zero counts in both.
+        n_new: Units that are active now and were not before: no such one among them.
         nnz: Connections afterwards.
         took_part: Whether the layer was among those that were due.
     """
@@ -35,6 +38,7 @@ class Rewiring:
     step: int
     n_dropped: tuple[int, ...]
     n_grown: tuple[int, ...]
+    n_new: tuple[int, ...]
     nnz: tuple[int, ...]
     took_part: tuple[bool, ...]
 
@@ -47,9 +51,15 @@ class Rewiring:
             step,
             tuple(0 if delta is None else delta.dropped.numel() for delta in deltas),
             tuple(0 if delta is None else delta.grown.numel() for delta in deltas),
+            tuple(0 if delta is None else _n_new(delta) for delta in deltas),
             tuple(topology.nnz for topology in topologies),
             tuple(delta is not None for delta in deltas),
         )
+
+
+def _n_new(delta: TopologyDelta) -> int:
+    back = torch.isin(delta.grown, delta.dropped, assume_unique=True)
+    return delta.grown.numel() - int(back.count_nonzero())
 
 
 @final
@@ -74,8 +84,10 @@ class Progress:
 
 def write_progress(layers: Sequence[MaskedWeight], progress: Progress) -> StateDict:
     """The state of an updater: loads with ``torch.load(weights_only=True)``."""
-    rows = [[r.step, *r.n_dropped, *r.n_grown, *r.nnz, *r.took_part] for r in progress.history]
-    width = 1 + 4 * len(layers)
+    rows = [
+        [r.step, *r.n_dropped, *r.n_grown, *r.n_new, *r.nnz, *r.took_part] for r in progress.history
+    ]
+    width = 1 + 5 * len(layers)
     return {
         "format": _FORMAT,
         "seed": progress.seed,
@@ -134,28 +146,22 @@ def read_progress(
     Raises:
         SparsityError: Something is missing, damaged, or of another model; the message says what.
     """
-    if _entry(state, "format", int) != _FORMAT:
-        raise SparsityError(f"the state has format {state['format']}; this version reads {_FORMAT}")
-    saved = _entry(state, "layers", dict)
-    names = [layer.name for layer in layers]
-    if list(saved) != names:
-        raise SparsityError(
-            f"the state is of other layers: missing {[n for n in names if n not in saved]}, "
-            f"unknown {[n for n in saved if n not in names]}"
-            + (", or in another order" if set(saved) == set(names) else "")
-        )
-    steps = _count(state, "steps")
-    history = _read_history(_entry(state, "history", Tensor), len(layers))
-    read = [_read_layer(layer, saved[layer.name], len(history)) for layer in layers]
-    overdue = _integers(state, "overdue", n_parts)
+    if (found := integer(state, "format")) != _FORMAT:
+        raise SparsityError(f"the state has format {found}; this version reads {_FORMAT}")
+    saved = mapping(state, "layers")
+    _check_names(list(saved), [layer.name for layer in layers])
+    steps = integer(state, "steps")
+    history = _read_history(tensor(state, "history"), len(layers))
+    read = [_read_layer(layer, saved[layer.name], history, i) for i, layer in enumerate(layers)]
+    overdue = integers(state, "overdue", n_parts, least=-1)
     progress = Progress(
-        seed=_entry(state, "seed", int),
-        initial_nnz=_integers(state, "initial_nnz", len(layers)),
+        seed=integer(state, "seed", least=-_LARGEST_SEED, most=_LARGEST_SEED),
+        initial_nnz=integers(state, "initial_nnz", len(layers)),
         steps=steps,
         overdue=[None if due < 0 else due for due in overdue],
         history=history,
     )
-    if any(due > steps for due in overdue):
+    if 0 in overdue or any(due > steps for due in overdue):
         raise SparsityError(
             f"the state is damaged: a rewiring is overdue since step {max(overdue)}, and {steps} "
             "steps were performed"
@@ -164,11 +170,14 @@ def read_progress(
     return progress, read
 
 
-def _integers(state: Mapping[str, object], key: str, n: int) -> list[int]:
-    values = _entry(state, key, list)
-    if len(values) != n or not all(type(value) is int for value in values):
-        raise SparsityError(f"the state's {key!r} must be {n} integers, got {values!r:.80}")
-    return list(values)
+def _check_names(found: Sequence[str], names: Sequence[str]) -> None:
+    if list(found) == list(names):
+        return
+    missing, unknown = sorted({*names} - {*found}), sorted({*found} - {*names})
+    raise SparsityError(
+        f"the state is of other layers: missing {missing[:5]}, unknown {unknown[:5]!s:.400}"
+        + ("" if missing or unknown else ", or in another order")
+    )
 
 
 def _check_consistent(progress: Progress, topologies: Sequence[Topology]) -> None:
@@ -178,90 +187,96 @@ def _check_consistent(progress: Progress, topologies: Sequence[Topology]) -> Non
             f"the state is damaged: rewirings at steps {steps[:5]} ... do not ascend up to the "
             f"{progress.steps} steps performed"
         )
-    nnz = [list(record.nnz) for record in progress.history]
-    now = [topology.nnz for topology in topologies]
-    if [progress.initial_nnz, *nnz][-1] != now:
-        raise SparsityError(
-            f"the state is damaged: its topologies have {now} connections, its history others"
-        )
-    sizes = [topology.n_elements for topology in topologies]
-    counts = [progress.initial_nnz, *nnz]
-    counts += [list(numbers) for r in progress.history for numbers in (r.n_dropped, r.n_grown)]
-    if any(not 0 <= n <= size for row in counts for n, size in zip(row, sizes, strict=True)):
-        raise SparsityError("the state is damaged: a count in its history is out of range")
+    for i, topology in enumerate(topologies):
+        nnz, size = progress.initial_nnz[i], topology.unit_size
+        for r in progress.history:
+            dropped, grown, new = r.n_dropped[i], r.n_grown[i], r.n_new[i]
+            after = nnz + size * (grown - dropped)
+            may = r.took_part[i] or dropped == grown == 0
+            fits = 0 <= after <= topology.n_elements and 0 <= size * dropped <= nnz and grown >= 0
+            came_back = 0 <= new <= grown <= new + dropped
+            if r.nnz[i] != after or not fits or not may or not came_back:
+                raise SparsityError(
+                    f"the state is damaged: the counts of layer {i} in the rewiring of step "
+                    f"{r.step} contradict those before it"
+                )
+            nnz = after
+        if nnz != topology.nnz:
+            raise SparsityError(
+                f"the state is damaged: layer {i} has {topology.nnz} connections, by its history "
+                f"{nnz}"
+            )
 
 
-def _read_layer(layer: MaskedWeight, saved: object, n_rewirings: int) -> SavedLayer:
+def _read_layer(
+    layer: MaskedWeight, saved: object, history: Sequence[Rewiring], index: int
+) -> SavedLayer:
     old = layer.topology
-    if not isinstance(saved, Mapping):
-        raise SparsityError(f"the state of {layer.name!r} must be a dict, got {type(saved)}")
-    shape, structure = tuple(_entry(saved, "shape", list)), _entry(saved, "structure", str)
-    if shape != old.shape or structure != repr(old.structure):
-        raise SparsityError(
-            f"the state of {layer.name!r} is of shape {shape}, {structure}; "
-            f"the layer of shape {old.shape}, {old.structure!r}"
-        )
+    _check_kind(saved, old, layer.name)
     try:
         topology, ever = _read_topology(saved, old)
+        born = _read_born(saved, topology, [record.n_grown[index] for record in history])
     except SparsityError as error:
         raise SparsityError(f"the state of {layer.name!r} is damaged: {error}") from error
-    born = _entry(saved, "born", Tensor)
-    if born.dtype not in _WIDTHS or tuple(born.shape) != (topology.n_active,):
-        raise SparsityError(
-            f"the state of {layer.name!r} is damaged: 'born' must be whole numbers of shape "
-            f"({topology.n_active},), got {born.dtype} {tuple(born.shape)}"
-        )
-    born = born.to(torch.int32)
-    if bool(((born < 0) | (born > n_rewirings)).any()):
-        raise SparsityError(
-            f"the state of {layer.name!r} is damaged: units born by a rewiring that is none of "
-            f"the {n_rewirings} done"
-        )
     return SavedLayer(topology.to(old.device), ever.to(old.device), born.to(old.device))
 
 
-def _read_topology(saved: Mapping[str, object], old: Topology) -> tuple[Topology, Tensor]:
-    active = unpack_bits(_entry(saved, "active", Tensor), old.n_units)
-    ever = unpack_bits(_entry(saved, "ever_active", Tensor), old.n_units)
-    allowed = None
-    if "allowed" in saved:
-        allowed = unpack_bits(_entry(saved, "allowed", Tensor), old.n_units)
-    topology = Topology.from_active(active, old.shape, structure=old.structure, allowed=allowed)
-    if topology.n_active != _count(saved, "n_active") or bool((active & ~ever).any()):
+def _check_kind(saved: object, old: Topology, name: str) -> None:
+    shape, structure = tuple(integers(saved, "shape")), entry(saved, "structure", str)
+    if shape != old.shape or structure != repr(old.structure):
         raise SparsityError(
-            f"{topology.n_active} units are active where {saved['n_active']} were saved, or some "
-            "were never active"
+            f"the state of {name!r} is of shape {shape!s:.80}, {structure:.80}; the layer of shape "
+            f"{old.shape}, {old.structure!r}"
         )
+
+
+def _read_topology(saved: object, old: Topology) -> tuple[Topology, Tensor]:
+    active = unpack_bits(tensor(saved, "active"), old.n_units)
+    ever = unpack_bits(tensor(saved, "ever_active"), old.n_units)
+    if old.allowed is None:
+        allowed = None
+        refuse(saved, "allowed", "the layer may use all units: build the updater as it was then")
+    else:
+        allowed = unpack_bits(tensor(saved, "allowed"), old.n_units)
+    topology = Topology.from_active(active, old.shape, structure=old.structure, allowed=allowed)
+    n_active = integer(saved, "n_active")
+    if topology.n_active != n_active or bool((active & ~ever).any()):
+        raise SparsityError(
+            f"{topology.n_active} units are active where {n_active} were saved, or some were "
+            "never active"
+        )
+    if allowed is not None and bool((ever & ~allowed).any()):
+        raise SparsityError("units were active that are not allowed")
     return topology, ever
 
 
-def _read_history(rows: Tensor, n: int) -> list[Rewiring]:
-    if rows.dim() != 2 or rows.shape[1] != 1 + 4 * n or rows.dtype != torch.int64:
+def _read_born(saved: object, topology: Topology, n_grown: Sequence[int]) -> Tensor:
+    """The rewiring that each active unit was grown by; 0 for those of the start."""
+    born = tensor(saved, "born")
+    if born.dtype not in _WIDTHS or tuple(born.shape) != (topology.n_active,):
         raise SparsityError(
-            f"the state's 'history' must be int64 of shape (rewirings, {1 + 4 * n}), "
+            f"'born' must be whole numbers of shape ({topology.n_active},), got {born.dtype} "
+            f"{tuple(born.shape)}"
+        )
+    born = born.cpu().to(torch.int64)
+    if bool(((born < 0) | (born > len(n_grown))).any()):
+        raise SparsityError(f"units were born by a rewiring that is none of {len(n_grown)} done")
+    counts = torch.bincount(born, minlength=1 + len(n_grown)).tolist()[1:]
+    if any(count > grown for count, grown in zip(counts, n_grown, strict=True)):
+        raise SparsityError("more units were born by a rewiring than it grew")
+    return born.to(torch.int32)
+
+
+def _read_history(rows: Tensor, n: int) -> list[Rewiring]:
+    if rows.dim() != 2 or rows.shape[1] != 1 + 5 * n or rows.dtype != torch.int64:
+        raise SparsityError(
+            f"the state's 'history' must be int64 of shape (rewirings, {1 + 5 * n}), "
             f"got {rows.dtype} {tuple(rows.shape)}"
         )
     history = []
     for step, *row in rows.tolist():
-        dropped, grown, nnz, took_part = (tuple(row[i * n : (i + 1) * n]) for i in range(4))
+        dropped, grown, new, nnz, took_part = (tuple(row[i * n : (i + 1) * n]) for i in range(5))
         if any(flag not in (0, 1) for flag in took_part):
             raise SparsityError("the state is damaged: a flag in its history is neither 0 nor 1")
-        history.append(Rewiring(step, dropped, grown, nnz, tuple(map(bool, took_part))))
+        history.append(Rewiring(step, dropped, grown, new, nnz, tuple(map(bool, took_part))))
     return history
-
-
-def _entry(state: Mapping[str, object], key: str, kind: type[_T]) -> _T:
-    value = state.get(key) if isinstance(state, Mapping) else None
-    if not isinstance(value, kind) or isinstance(value, bool):
-        raise SparsityError(
-            f"the updater's state must have {key!r} of type {kind.__name__}, got "
-            f"{type(value).__name__}: pass what state_dict() returned"
-        )
-    return value
-
-
-def _count(state: Mapping[str, object], key: str, *, least: int = 0) -> int:
-    value = _entry(state, key, int)
-    if value < least:
-        raise SparsityError(f"the updater's state has {key!r} = {value}, below {least}")
-    return value

@@ -7,7 +7,19 @@ from collections.abc import Sequence
 from torch import nn
 
 from regrow.accounting import LayerReport, Plan, Report, attribute, make_plan
+from regrow.training._health import (
+    Ages,
+    Neurons,
+    ages_of,
+    churn_of_all,
+    churn_of_layer,
+    cohorts_of,
+    collapsed_layers,
+    neurons_of,
+    owners_of,
+)
 from regrow.training._layers import MaskedWeight
+from regrow.training._metrics import GradNorms
 from regrow.training._progress import Progress
 from regrow.training._rule import Part
 from regrow.training._weights import dense_reasons
@@ -48,33 +60,79 @@ def _notes(part: Part) -> list[str]:
     return notes
 
 
-def report_of(layers: Sequence[MaskedWeight], progress: Progress, *, weight_steps: int) -> Report:
-    """The report of an updater."""
-    history = progress.history
+def report_of(
+    model: nn.Module,
+    parts: Sequence[Part],
+    progress: Progress,
+    *,
+    weight_steps: int,
+    norms: GradNorms | None,
+) -> Report:
+    """The report of an updater; arguments as it holds them."""
+    layers = [layer for part in parts for layer in part.layers]
+    cohorts = cohorts_of(layers, len(progress.history))
+    owners, collapsed = owners_of(model), collapsed_layers(parts, progress)
     rows = [
-        LayerReport(
-            name=layer.name,
-            shape=layer.topology.shape,
-            nnz=layer.topology.nnz,
-            initial_nnz=progress.initial_nnz[i],
-            sparsity=layer.topology.sparsity,
-            n_dropped=sum(record.n_dropped[i] for record in history),
-            n_grown=sum(record.n_grown[i] for record in history),
-            exploration=layer.lifetimes.n_ever_active() / layer.topology.n_units,
+        _row(
+            layer,
+            progress,
+            i,
+            ages=ages_of([cohorts[i]], progress),
+            neurons=neurons_of(layer.topology.mask, owners.get(layer.name)),
+            is_collapsed=collapsed[layer.name],
+            grad_norm=None if norms is None else norms.by_layer.get(layer.name),
         )
         for i, layer in enumerate(layers)
     ]
     nnz = sum(row.nnz for row in rows)
     n_units = [layer.topology.n_units for layer in layers]
     ever = sum(row.exploration * n for row, n in zip(rows, n_units, strict=True))
+    ages = ages_of(cohorts, progress)
     return Report(
         layers=tuple(rows),
         steps=progress.steps,
         weight_steps=weight_steps,
-        rewirings=len(history),
+        rewirings=len(progress.history),
         nnz=nnz,
         sparsity=1 - nnz / sum(layer.topology.n_elements for layer in layers),
         exploration=ever / sum(n_units),
+        churn=churn_of_all(progress, [layer.topology.unit_size for layer in layers]),
+        survival_age=ages.mean,
+        survival_age_median=ages.median,
+        grad_norm=None if norms is None else norms.total,
+        grad_norm_step=None if norms is None else norms.step,
+    )
+
+
+def _row(
+    layer: MaskedWeight,
+    progress: Progress,
+    index: int,
+    *,
+    ages: Ages,
+    neurons: Neurons,
+    is_collapsed: bool,
+    grad_norm: float | None,
+) -> LayerReport:
+    topology = layer.topology
+    return LayerReport(
+        name=layer.name,
+        shape=topology.shape,
+        nnz=topology.nnz,
+        initial_nnz=progress.initial_nnz[index],
+        sparsity=topology.sparsity,
+        n_dropped=sum(record.n_dropped[index] for record in progress.history),
+        n_grown=sum(record.n_grown[index] for record in progress.history),
+        exploration=layer.lifetimes.n_ever_active() / topology.n_units,
+        churn=churn_of_layer(progress, index, topology.unit_size),
+        survival_age=ages.mean,
+        survival_age_median=ages.median,
+        n_outputs=neurons.n_outputs,
+        n_dead_outputs=neurons.n_dead_outputs,
+        n_inputs=neurons.n_inputs,
+        n_dead_inputs=neurons.n_dead_inputs,
+        is_collapsed=is_collapsed,
+        grad_norm=grad_norm,
     )
 
 

@@ -78,8 +78,15 @@ class Part:
 
     def check(self) -> None:
         """Raise ``SparsityError`` if the rule's budget cannot work on these layers."""
-        if self.rule is not None:
-            self.rule.budget.check(self.layers, self.last_target)
+        if self.rule is None:
+            return
+        if self.rule.target is None:
+            self.rule.budget.check(self.layers, None)
+            return
+        # Each of them: whole numbers do not follow a schedule evenly, and a long run shall not
+        # end at a target in between that one layer cannot meet.
+        for target in sorted({self.rule.target(step) for step in self.rule.window.steps})[::-1]:
+            self.rule.budget.check(self.layers, target)
 
     def __deepcopy__(self, memo: dict[int, object]) -> Part:
         # Rules hold functions and are never changed; layers go along with their model.

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import final
+from typing import ClassVar, final
 
 import torch
 
@@ -31,6 +31,7 @@ from regrow.typing import LayerView
 class _GlobalMagnitude:
     least: int = 1
     rounding: Rounding = "down"
+    over_all_layers: ClassVar[bool] = True
 
     def __call__(
         self, standings: Sequence[Standing], fraction: float, target: float | None

@@ -11,13 +11,15 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from regrow._names import owned_parameters
-from regrow.accounting import Plan, Report
+from regrow.accounting import Plan, Report, metrics_of
 from regrow.errors import SparsityError
 from regrow.topology import Topology
 from regrow.training._distributed import ProcessGroup
 from regrow.training._driver import StepDriver
+from regrow.training._health import warn_of_collapse
 from regrow.training._hooks import Attachment, check_unattached
 from regrow.training._layers import MaskedWeight
+from regrow.training._metrics import MetricsCallback, Monitor
 from regrow.training._optimizer_state import check_optimizer, group_of_parameter
 from regrow.training._progress import Progress, Rewiring, read_progress, write_progress
 from regrow.training._report import plan_of, report_of, training_flops_of
@@ -67,6 +69,8 @@ class TopologyUpdater:
         self._process_group = process_group
         self._followers: list[list[Tensor]] = []
         self._callbacks: list[Callable[[Rewiring], None]] = []
+        self._monitor = Monitor()
+        self._warned: set[str] = set()
         for layer, owner in zip(self._layers, owners, strict=True):
             layer.optimizer = owner
             layer.enforce(owner)
@@ -84,6 +88,16 @@ class TopologyUpdater:
     def topologies(self) -> Mapping[str, Topology]:
         """Name, as in ``named_parameters()`` without wrappers' prefixes -> current topology."""
         return {layer.name: layer.topology for layer in self._layers}
+
+    @property
+    def parameters(self) -> Mapping[str, nn.Parameter]:
+        """Name -> the very parameter that is kept sparse."""
+        return {layer.name: layer.parameter for layer in self._layers}
+
+    @property
+    def optimizers(self) -> tuple[Optimizer, ...]:
+        """The optimizers whose steps are watched, in their order."""
+        return tuple(self._optimizers)
 
     @property
     def steps(self) -> int:
@@ -135,8 +149,25 @@ class TopologyUpdater:
         return plan_of(self._model, self._parts, inputs)
 
     def report(self) -> Report:
-        """What has happened so far: counts, rewirings, turnover and exploration of each layer."""
-        return report_of(self._layers, self._progress, weight_steps=self.weight_steps)
+        """What has happened so far: turnover, exploration, age and health of each layer.
+
+        See ``regrow.accounting.Report`` and ``LayerReport`` for what each number means.
+        """
+        return report_of(
+            self._model,
+            self._parts,
+            self._progress,
+            weight_steps=self.weight_steps,
+            norms=self._monitor.norms,
+        )
+
+    def metrics(self, *, per_layer: bool = False) -> dict[str, float]:
+        """The report as flat numbers, such as ``"regrow/churn"``; see ``metrics_of``.
+
+        Args:
+            per_layer: Whether to add those of each layer, ``"regrow/layer/NAME/churn"``.
+        """
+        return metrics_of(self.report(), per_layer=per_layer)
 
     def training_flops(self, inputs: object) -> int:
         """FLOPs of all steps so far, each on a batch like ``inputs``.
@@ -182,6 +213,27 @@ class TopologyUpdater:
         """Call ``callback`` with the record of each rewiring, right after it was applied."""
         self._callbacks.append(callback)
 
+    def on_metrics(
+        self, callback: MetricsCallback, *, every: int | None = None, per_layer: bool = False
+    ) -> None:
+        """Call ``callback(step, metrics)`` with the numbers of ``metrics()`` as training goes on.
+
+        It is called at the end of an optimizer step that was performed, weight step and rewiring
+        done, until ``detach()``; callbacks are not part of ``state_dict()``. Where ``fully_shard``
+        split the weights, every rank must register one, of which all but one may do nothing: the
+        gradient norm is summed over ranks.
+
+        Args:
+            callback: Such as ``regrow.integrations.log_metrics(writer)``; the mapping is its own.
+            every: Optimizer steps from one call to the next; None: after each rewiring.
+            per_layer: Whether the numbers of each layer are among them.
+
+        Raises:
+            TypeError: ``callback`` is not callable, or ``every`` no integer.
+            ValueError: ``every`` is below 1.
+        """
+        self._monitor.listen(callback, every=every, per_layer=per_layer)
+
     def detach(self) -> None:
         """Remove every hook. Weights stay as they are; nothing keeps them sparse any more."""
         self._attachment.remove()
@@ -212,6 +264,7 @@ class TopologyUpdater:
             layer.enforce(layer.optimizer)
         self._driver.progress = progress
         self._driver.forget_step()
+        self._monitor.norms = None
         self._mask_followers()
 
     def __deepcopy__(self, memo: dict[int, object]) -> TopologyUpdater:
@@ -242,7 +295,9 @@ class TopologyUpdater:
             optimizers=self._optimizers,
             progress=progress,
             process_group=self._process_group,
+            monitor=self._monitor,
             rewired=self._rewired,
+            performed=self._performed,
         )
         self._attachment = Attachment(
             self._driver, self._model, layers=self._layers, optimizers=self._optimizers
@@ -252,6 +307,11 @@ class TopologyUpdater:
         self._mask_followers()
         for callback in self._callbacks:
             callback(record)
+
+    def _performed(self, rewired: bool) -> None:  # noqa: FBT001 - the driver's one message
+        if rewired:
+            warn_of_collapse(self._parts, self._progress, warned=self._warned)
+        self._monitor.tell(self.steps, rewired=rewired, report=self.report)
 
     @torch.no_grad()
     def _mask_followers(self) -> None:

@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
+from regrow._checks import check_is_structure
 from regrow._names import Owned, owned_parameters
 from regrow._sharding import check_placements, is_sharded
 from regrow.errors import SparsityError
@@ -55,9 +56,12 @@ def structure_of(module: nn.Module, structure: Structure) -> Structure:
 
     Args:
         module: The module that owns the weight.
-        structure: As on a linear layer or a convolution, outputs first.
+        structure: As on a linear layer or a convolution, outputs first; one that is ``Transposed``
+            already stays as it is.
     """
-    if isinstance(module, _ConvTransposeNd) and not isinstance(structure, Unstructured):
+    if isinstance(structure, Unstructured | Transposed):
+        return structure
+    if isinstance(module, _ConvTransposeNd):
         return Transposed(structure, module.groups)
     return structure
 
@@ -88,12 +92,16 @@ def fitting(structure: Structure) -> Select:
     Args:
         structure: Such as ``NM(2, 4)``, which a first convolution of three inputs cannot have.
 
+    Raises:
+        TypeError: ``structure`` is no structure.
+
     Example:
         >>> from regrow.topology import NM
         >>> net = nn.Sequential(nn.Linear(3, 8), nn.Linear(8, 8))
         >>> [one.name for one in choose_weights(net, fitting(NM(2, 4)))]
         ['1.weight']
     """
+    check_is_structure(structure)
     return _Fitting(structure)
 
 

@@ -6,7 +6,8 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import PairsInRows, models, pair_shapes, sparsities
+from strategies import models, pair_shapes, sparsities
+from structure_cases import PairsInRows
 
 from regrow.allocation import (
     allocate,

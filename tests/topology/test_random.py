@@ -8,10 +8,17 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import PairsInRows, pair_shapes, shapes
+from strategies import shapes, topologies
+from structure_cases import CASES, PairsInRows
 
 from regrow.errors import SparsityError
-from regrow.topology import derived_generator, random_topology
+from regrow.topology import (
+    NM,
+    ChannelGroups,
+    ConstantFanIn,
+    derived_generator,
+    random_topology,
+)
 
 SMALLEST_LIKELIHOOD = 1e-6
 """Draws less likely than this fail a test; seeds are fixed, so a failure repeats."""
@@ -117,13 +124,57 @@ def test_random_topologies_have_exactly_the_count(shape, data):
     assert topology.shape == shape
 
 
-@given(pair_shapes, st.data())
-def test_random_topologies_have_exactly_the_count_of_each_group(shape, data):
-    counts = [data.draw(st.integers(0, shape[1] // 2)) for _ in range(shape[0])]
-    wanted = torch.tensor(counts) if len(counts) > 1 else counts[0]
-    topology = random_topology(shape, wanted, generator=generator(), structure=PairsInRows())
-    assert topology.counts().tolist() == counts
-    assert topology.nnz == 2 * sum(counts)
+@given(topologies(), st.integers(0, 99))
+def test_random_topologies_have_exactly_the_count_of_each_group(like, seed):
+    """Of every structure, within what is allowed."""
+    structure, shape, allowed = like.structure, like.shape, like.allowed
+    counts = like.counts()
+    kind = {"structure": structure, "allowed": allowed}
+    topology = random_topology(shape, counts, generator=generator(seed), **kind)
+    groups = structure.group_of(topology.units, shape).tolist()
+    assert [groups.count(g) for g in range(structure.n_groups(shape))] == counts.tolist()
+    assert topology.nnz == like.nnz == int(topology.mask.sum())
+    assert topology.allowed is allowed
+    if allowed is not None:
+        assert not bool((topology.active & ~allowed).any())
+
+
+@given(topologies(empty_groups=False), st.integers(0, 99))
+def test_a_count_over_all_groups_is_spread_in_proportion_to_their_room(like, seed):
+    structure, shape = like.structure, like.shape
+    kind = {"structure": structure, "allowed": like.allowed}
+    topology = random_topology(shape, like.n_active, generator=generator(seed), **kind)
+    assert topology.n_active == like.n_active
+    room, counts = like.room.tolist(), topology.counts().tolist()
+    if structure.even_groups:
+        assert counts == like.counts().tolist()
+    else:
+        for most, count in zip(room, counts, strict=True):
+            assert abs(count - like.n_active * most / max(sum(room), 1)) < 1 + 1e-9
+
+
+@pytest.mark.parametrize(("name", "shape"), [(n, case.fits[0]) for n, case in CASES.items()])
+def test_every_allowed_unit_of_a_group_is_as_likely(name, shape):
+    structure, n = CASES[name].structure, 400
+    n_units, n_groups = structure.n_units(shape), structure.n_groups(shape)
+    size = n_units // n_groups
+    group_of = structure.group_of(torch.arange(n_units), shape)
+    fixed = structure.fixed_sparsity
+    # All but the first unit of each group, where the structure leaves room for that.
+    allowed = torch.ones(n_units, dtype=torch.bool)
+    if fixed != 0.0:
+        for g in range(n_groups):
+            allowed[(group_of == g).nonzero()[0]] = False
+    each = max(size // 3, 1) if fixed is None else round(size * (1 - fixed))
+    counts, stream, hits = torch.full((n_groups,), each), generator(11), torch.zeros(n_units)
+    for _ in range(n):
+        kind = {"structure": structure, "allowed": allowed}
+        hits += random_topology(shape, counts, generator=stream, **kind).active
+    assert not hits[~allowed].any()
+    chance = each / (size - (fixed != 0.0))
+    # Five standard deviations of that many draws, or certainty.
+    bound = 5 * (n * chance * (1 - chance)) ** 0.5 + 1e-6
+    assert bool(((hits[allowed] - n * chance).abs() <= bound).all()), hits
 
 
 def test_every_topology_is_as_likely():
@@ -162,3 +213,34 @@ def test_more_than_a_group_has():
         random_topology(
             (2, 4), torch.tensor([1, 3]), generator=generator(), structure=PairsInRows()
         )
+
+
+def test_even_groups_take_no_count_that_splits_unevenly():
+    kind = {"generator": generator(), "structure": ConstantFanIn()}
+    assert random_topology((2, 3), 4, **kind).counts().tolist() == [2, 2]
+    with pytest.raises(SparsityError, match="3 cannot be split over 2 groups"):
+        random_topology((2, 3), 3, **kind)
+    with pytest.raises(SparsityError, match=r"got groups of \[1, 2\]"):
+        random_topology((2, 3), torch.tensor([1, 2]), **kind)
+    with pytest.raises(SparsityError, match="2 active units in every group"):
+        random_topology((1, 4), 1, generator=generator(), structure=NM(2, 4))
+
+
+def test_not_more_than_is_allowed():
+    allowed = torch.tensor([True, True, False, False, True, False])
+    kind = {"generator": generator(), "allowed": allowed}
+    assert random_topology((2, 3), 3, **kind).units.tolist() == [0, 1, 4]
+    with pytest.raises(SparsityError, match="4 of 3"):
+        random_topology((2, 3), 4, **kind)
+    with pytest.raises(SparsityError, match=r"2 cannot be split|2 of the 1 scores of group 1"):
+        random_topology((2, 3), torch.tensor([2, 2]), structure=ConstantFanIn(), **kind)
+
+
+def test_a_count_over_all_groups_follows_what_is_allowed():
+    """Room for four and for one: of four units 3.2 and 0.8."""
+    allowed = torch.tensor([True] * 4 + [False, True, False, False])
+    structure = ChannelGroups(2)
+    topology = random_topology(
+        (2, 4), 4, generator=generator(), structure=structure, allowed=allowed
+    )
+    assert topology.counts().tolist() == [3, 1]

@@ -1,11 +1,12 @@
 """select_top and select_top_reference against a sort in plain Python."""
 
+import itertools
 import math
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from strategies import awkward_floats
 
@@ -61,6 +62,72 @@ def test_groups_are_chosen_apart(pairs, data):
     for own, n in zip(members, k, strict=True):
         expected += [own[i] for i in brute_force([pairs[i][0] for i in own], n)]
     assert select_top(scores, groups, torch.tensor(k)).tolist() == sorted(expected)
+
+
+@st.composite
+def grouped(draw):
+    """Scores, groups in any order and of any sizes, some empty, and how many of each."""
+    sizes = draw(st.lists(st.integers(0, 7), min_size=1, max_size=6))
+    if draw(st.booleans()):  # about one size: as rows of a table
+        sizes = [max(sizes)] * len(sizes)
+    groups = [g for g, size in enumerate(sizes) for _ in range(size)]
+    order = draw(st.sampled_from(["sorted", "strided", "mixed"]))
+    if order == "strided":  # as kernel positions lie in a convolution: 0 1 2 0 1 2 ...
+        rows = itertools.zip_longest(*([g] * size for g, size in enumerate(sizes)))
+        groups = [g for row in rows for g in row if g is not None]
+    elif order == "mixed":
+        groups = draw(st.permutations(groups))
+    n = len(groups)
+    scores = draw(st.lists(awkward_floats, min_size=n, max_size=n))
+    k = [draw(st.integers(0, size)) for size in sizes]
+    return (
+        torch.tensor(scores, dtype=draw(st.sampled_from(FLOATS))),
+        torch.tensor(groups, dtype=torch.int64),
+        torch.tensor(k),
+    )
+
+
+@settings(max_examples=300)
+@given(grouped())
+def test_groups_as_rows_of_a_table_are_the_reference(case):
+    scores, groups, k = case
+    chosen = select_top(scores, groups, k)
+    assert chosen.dtype == torch.int64
+    assert torch.equal(chosen, select_top_reference(scores, groups, k))
+    by_hand = []
+    for g, n in enumerate(k.tolist()):
+        own = (groups == g).nonzero().squeeze(1).tolist()
+        by_hand += [own[i] for i in brute_force(scores[own].tolist(), n)]
+    assert chosen.tolist() == sorted(by_hand)
+
+
+def test_both_ways_are_taken(monkeypatch):
+    """Groups of one size are rows; one long group among many short ones is not."""
+    seen = []
+    plain = select_top_reference
+    monkeypatch.setattr(
+        _select, "select_top_reference", lambda *a: seen.append(a[0].numel()) or plain(*a)
+    )
+    even = torch.arange(12) // 3
+    select_top(torch.rand(12), even, torch.ones(4, dtype=torch.int64))
+    assert not seen
+    uneven = torch.cat([torch.zeros(20, dtype=torch.int64), torch.arange(1, 10)])
+    select_top(torch.rand(29), uneven, torch.ones(10, dtype=torch.int64))
+    assert seen == [29]
+    select_top(torch.arange(12), even, torch.ones(4, dtype=torch.int64))
+    assert seen == [29, 12], "whole numbers have no -inf to pad with"
+
+
+def test_no_scores_at_all():
+    none = torch.empty(0)
+    empty = torch.empty(0, dtype=torch.int64)
+    assert select_top(none, empty, torch.zeros(3, dtype=torch.int64)).tolist() == []
+    assert select_top(none, empty, empty).tolist() == []
+
+
+def test_groups_need_a_count_each():
+    with pytest.raises(SparsityError, match="one entry for each group"):
+        select_top(torch.rand(4), torch.tensor([0, 0, 1, 1]), 1)
 
 
 @given(scores_and_count())
@@ -152,7 +219,7 @@ def test_too_many_or_negative(k):
 @pytest.mark.parametrize("k", [[1, 2], [-1, 1], [1], [1, 1, 1]])
 def test_counts_that_no_group_can_give(k):
     groups = torch.tensor([0, 0, 1])
-    with pytest.raises(SparsityError, match="scores of group|entries for"):
+    with pytest.raises(SparsityError, match=r"scores of group|entries for"):
         select_top(torch.zeros(3), groups, torch.tensor(k))
 
 

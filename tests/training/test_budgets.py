@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from budget_cases import layer, standing, standings
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -12,11 +13,9 @@ import regrow
 from regrow.allocation import allocate_counts, uniform
 from regrow.criteria import gradient, magnitude, random
 from regrow.errors import InfeasibleSparsityError, SparsityError
-from regrow.topology import Topology, apply
+from regrow.topology import apply
 from regrow.training import (
-    MaskedWeight,
     Part,
-    Standing,
     by_momentum,
     by_nnz,
     global_magnitude,
@@ -24,31 +23,6 @@ from regrow.training import (
     redistribute,
     rewire,
 )
-
-
-def layer(name: str, n_units: int, n_active: int, *, grad: bool = True) -> MaskedWeight:
-    weight = torch.zeros(1, n_units)
-    weight[0, :n_active] = torch.arange(1.0, n_active + 1)
-    mask = torch.arange(n_units).view(1, -1) < n_active
-    made = MaskedWeight(name, nn.Parameter(weight), Topology.from_mask(mask))
-    made.begin(0, 1, torch.ones(1, n_units) if grad else None)
-    return made
-
-
-def standing(one: MaskedWeight, *, can_grow: bool = True) -> Standing:
-    units = one.topology.units
-    return Standing(layer=one, units=units, scores=one.weight_at(units).abs(), can_grow=can_grow)
-
-
-def standings(
-    sizes: list[tuple[int, int]], *, can_grow: list[bool] | None = None
-) -> list[Standing]:
-    flags = [True] * len(sizes) if can_grow is None else can_grow
-    return [
-        standing(layer(f"l{i}", n_units, n_active), can_grow=flag)
-        for i, ((n_units, n_active), flag) in enumerate(zip(sizes, flags, strict=True))
-    ]
-
 
 # -- per layer -------------------------------------------------------------------------------
 

@@ -1,6 +1,8 @@
 """Frost: a crop of a picture of ice laid over the image."""
 
 import os
+import struct
+import warnings
 from functools import lru_cache
 from pathlib import Path
 
@@ -11,6 +13,8 @@ from regrow.robustness.corruptions._types import Batch, Draws, Generators, Image
 
 # The published program draws one of five although it ships six: frost6.jpg is never used.
 TEXTURE_NAMES = ("frost1.png", "frost2.png", "frost3.png", "frost4.jpg", "frost5.jpg")
+_MOST_PIXELS = 10_000_000
+"""The published pictures have up to 1.3 million."""
 _SCALES = {32: 0.2, 64: 0.3, 224: 1.0}
 
 
@@ -26,7 +30,11 @@ def _texture(path: str, changed_ns: int, size: int) -> Images:
     """One texture, scaled for the image size, in RGB."""
     del changed_ns  # only part of the key
     cv2 = require("cv2", extra="robustness")
-    picture = cv2.imread(path, cv2.IMREAD_COLOR)
+    _check_size(path)
+    try:
+        picture = cv2.imread(path, cv2.IMREAD_COLOR)
+    except cv2.error as error:
+        raise ValueError(f"frost texture {path} cannot be read as a picture: {error}") from error
     if picture is None:
         raise ValueError(f"frost texture {path} cannot be read as a picture")
     scale = _SCALES[size]
@@ -40,6 +48,22 @@ def _texture(path: str, changed_ns: int, size: int) -> Images:
     texture = np.ascontiguousarray(picture[..., ::-1])
     texture.flags.writeable = False
     return texture
+
+
+def _check_size(path: str) -> None:
+    """Raise ValueError by the header alone where a picture would fill the memory."""
+    pillow = require("PIL.Image", extra="robustness")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", pillow.DecompressionBombWarning)
+            with pillow.open(path, formats=("PNG", "JPEG")) as file:
+                width, height = file.size
+    except (OSError, ValueError, SyntaxError, struct.error, pillow.DecompressionBombError) as error:
+        raise ValueError(f"frost texture {path} cannot be read as a picture: {error}") from error
+    if width * height > _MOST_PIXELS:
+        raise ValueError(
+            f"frost texture {path} has {width} x {height} pixels; {_MOST_PIXELS:,} at most are read"
+        )
 
 
 def load_textures(frost_dir: str | os.PathLike[str] | None, size: int) -> tuple[Images, ...]:

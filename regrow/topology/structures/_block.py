@@ -80,4 +80,5 @@ class Block(Structure):
         column = (unit % across * self.c).unsqueeze(1) + torch.arange(self.c, device=device)
         pair = row.unsqueeze(2) * n_in + column.unsqueeze(1)
         elements = pair.unsqueeze(3) * n_kernel + torch.arange(n_kernel, device=device)
-        return elements.reshape(unit.numel(), -1)
+        # Not -1: of no units torch cannot tell how many elements each has.
+        return elements.reshape(unit.numel(), self.r * self.c * n_kernel)

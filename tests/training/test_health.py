@@ -1,0 +1,447 @@
+"""Churn, survival age, dead neurons, collapse: against loops over single connections."""
+
+import copy
+import itertools
+import re
+import statistics
+import warnings
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from tiny_cases import METHODS, OPTIMIZERS, batches, step, tiny_net
+from torch import nn
+
+import regrow
+from regrow.errors import LayerCollapseWarning
+from regrow.training import Rewiring
+from regrow.training._health import ages_of
+from regrow.training._progress import Progress
+
+Updater = regrow.TopologyUpdater
+
+
+class Diary:
+    """What happened to every single unit, written down after each step, without regrow's help.
+
+    A unit that was dropped and came back in one rewiring looks as if nothing had happened to it,
+    so decisions are overheard.
+    """
+
+    def __init__(self, updater: Updater, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.updater = updater
+        self.ages = {name: dict.fromkeys(units_of(updater, name), 0) for name in updater.topologies}
+        self.churn: dict[str, float] = {}
+        self.largest_churn = 0.0
+        self.last: tuple[int, int] | None = None
+        self.came_back: dict[str, set[int]] = {}
+        self.n_came_back = 0
+
+        def overheard(topology: regrow.Topology, delta: regrow.TopologyDelta) -> regrow.Topology:
+            (name,) = [n for n, one in updater.topologies.items() if one is topology]
+            self.came_back[name] = set(delta.dropped.tolist()) & set(delta.grown.tolist())
+            return regrow.topology.apply(topology, delta)
+
+        monkeypatch.setattr("regrow.training._driver.apply", overheard)
+
+    def note(self) -> None:
+        """One step later."""
+        rewired = self.updater.rewirings and self.updater.history[-1].step == self.updater.steps
+        new_total = active_total = 0
+        for i, name in enumerate(self.updater.topologies):
+            before, now = self.ages[name], units_of(self.updater, name)
+            self.ages[name] = {unit: before.get(unit, -1) + 1 for unit in now}
+            for unit in self.came_back.pop(name, set()):
+                assert unit in before
+                self.ages[name][unit] = 0
+                self.n_came_back += 1
+            if rewired and self.updater.history[-1].took_part[i]:
+                new = [unit for unit in now if unit not in before]
+                self.churn[name] = len(new) / len(now) if now else 0.0
+                self.largest_churn = max(self.largest_churn, self.churn[name])
+                new_total += len(new)
+                active_total += len(now)
+        if rewired:
+            self.last = (new_total, active_total)
+
+    def check(self) -> None:
+        """The report says the same."""
+        report = self.updater.report()
+        for row in report.layers:
+            assert row.churn == self.churn.get(row.name), row.name
+            check_ages(row, list(self.ages[row.name].values()))
+        check_ages(report, [age for ages in self.ages.values() for age in ages.values()])
+        assert report.churn == (None if self.last is None else self.last[0] / self.last[1])
+
+
+def check_ages(told: Any, ages: list[int]) -> None:
+    if not ages:
+        assert (told.survival_age, told.survival_age_median) == (None, None)
+        return
+    assert told.survival_age == pytest.approx(statistics.fmean(ages))
+    assert told.survival_age_median == statistics.median_low(ages)
+
+
+def units_of(updater: Updater, name: str) -> list[int]:
+    """Active units, read off the mask of single elements."""
+    topology = updater.topologies[name]
+    flat = topology.mask.reshape(-1).tolist()
+    units = torch.arange(topology.n_units)
+    elements = topology.structure.elements_of(units, topology.shape).tolist()
+    return [unit for unit, own in enumerate(elements) if all(flat[e] for e in own)]
+
+
+def train(
+    net: nn.Module,
+    optimizer: Any,
+    updater: Updater,
+    monkeypatch: pytest.MonkeyPatch,
+    n: int = 22,
+) -> Diary:
+    diary = Diary(updater, monkeypatch)
+    diary.check()
+    for batch in batches(n):
+        step(net, optimizer, batch)
+        diary.note()
+        diary.check()
+    assert updater.rewirings
+    return diary
+
+
+@pytest.mark.parametrize("method", ["set", "rigl", "granet-gradient", "gradual"])
+def test_churn_and_age_against_a_diary(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    net = tiny_net()
+    optimizer = OPTIMIZERS["sgd"](net.parameters())
+    diary = train(net, optimizer, METHODS[method](net, optimizer, seed=5), monkeypatch)
+    pruned_only = method == "gradual"
+    assert (diary.largest_churn == 0) == pruned_only
+    if method == "granet-gradient":
+        assert diary.n_came_back > 10, "pruned, and grown again at zero"
+
+
+@pytest.mark.parametrize(
+    "structure",
+    [
+        regrow.OutChannel(),
+        regrow.InChannel(),
+        regrow.Kernel(),
+        regrow.Block(2, 2),
+        regrow.ConstantFanIn(),
+        regrow.NM(2, 4),
+    ],
+    ids=repr,
+)
+def test_units_are_counted_whatever_they_are(
+    structure: regrow.topology.Structure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    net = tiny_net()
+    optimizer = OPTIMIZERS["adamw"](net.parameters())
+    updater = regrow.set_training(
+        net,
+        optimizer,
+        sparsity=None if isinstance(structure, regrow.NM) else 0.5,
+        n_steps=30,
+        interval=3,
+        structure=structure,
+        select=regrow.fitting(structure),
+    )
+    diary = train(net, optimizer, updater, monkeypatch, n=14)
+    assert diary.largest_churn > 0
+
+
+def test_what_came_back_at_zero_is_young_but_not_new(monkeypatch: pytest.MonkeyPatch) -> None:
+    net = tiny_net()
+    optimizer = OPTIMIZERS["sgd"](net.parameters())
+    updater = regrow.set_training(
+        net, optimizer, sparsity=0.5, n_steps=40, interval=3, drop_fraction=0.9, regrow="zero"
+    )
+    diary = train(net, optimizer, updater, monkeypatch)
+    assert diary.n_came_back > 100
+    gone = sum(sum(record.n_grown) - sum(record.n_new) for record in updater.history)
+    assert gone == diary.n_came_back
+
+
+@given(
+    rewired_at=st.lists(st.integers(1, 20), max_size=4, unique=True).map(sorted),
+    sizes=st.lists(st.lists(st.integers(0, 3), min_size=5, max_size=5), min_size=1, max_size=3),
+)
+def test_mean_and_lower_median_of_a_histogram(
+    rewired_at: list[int], sizes: list[list[int]]
+) -> None:
+    started = [0, *rewired_at]
+    cohorts = [layer[: len(started)] for layer in sizes]
+    nothing = tuple[int, ...]()
+    history = [Rewiring(at, nothing, nothing, nothing, nothing, ()) for at in rewired_at]
+    progress = Progress(seed=0, initial_nnz=[], overdue=[], steps=25, history=history)
+    ages = [
+        25 - at for layer in cohorts for at, n in zip(started, layer, strict=True) for _ in range(n)
+    ]
+    told = ages_of(cohorts, progress)
+    if not ages:
+        assert told == (None, None)
+    else:
+        assert told.mean == pytest.approx(statistics.fmean(ages))
+        assert told.median == statistics.median_low(ages)
+
+
+def two_parts(**other: Any) -> tuple[nn.Module, Any, Updater]:
+    net = tiny_net()
+    optimizer = OPTIMIZERS["sgd"](net.parameters())
+    parts = [
+        regrow.part(
+            regrow.set_training,
+            select=["conv.weight", "fc.weight"],
+            sparsity=0.7,
+            n_steps=30,
+            interval=3,
+        ),
+        regrow.part(
+            regrow.gradual,
+            select=["mid.weight"],
+            sparsity=0.8,
+            n_steps=30,
+            interval=5,
+            structure=regrow.Block(1, 4),
+            **other,
+        ),
+        regrow.part(regrow.static, select=["head.weight"], sparsity=0.5),
+    ]
+    return net, optimizer, regrow.combine(net, optimizer, parts)
+
+
+def test_parts_have_their_own_last_rewiring(monkeypatch: pytest.MonkeyPatch) -> None:
+    net, optimizer, updater = two_parts()
+    diary = train(net, optimizer, updater, monkeypatch, n=17)
+    rows = {row.name: row for row in updater.report().layers}
+    assert rows["head.weight"].churn is None
+    assert rows["head.weight"].survival_age == rows["head.weight"].survival_age_median == 17
+    assert rows["mid.weight"].churn == 0
+    assert rows["conv.weight"].churn > 0
+    assert set(diary.churn) == {"conv.weight", "fc.weight", "mid.weight"}
+
+
+def test_a_resumed_updater_reports_the_same() -> None:
+    net, optimizer, updater = two_parts()
+    data = batches(24)
+    for batch in data[:13]:
+        step(net, optimizer, batch)
+    net2, optimizer2, updater2 = two_parts()
+    net2.load_state_dict(net.state_dict())
+    optimizer2.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    updater2.load_state_dict(copy.deepcopy(updater.state_dict()))
+    assert updater2.report() == updater.report()
+    assert updater2.metrics(per_layer=True) == updater.metrics(per_layer=True)
+    assert updater.report().churn
+    for batch in data[13:]:
+        step(net, optimizer, batch)
+        step(net2, optimizer2, batch)
+    assert updater2.report() == updater.report()
+
+
+def test_ages_in_a_callback_of_the_rewiring_itself() -> None:
+    """The step under way is not counted yet, and what it grew is of age 0, not -1."""
+    net = tiny_net()
+    optimizer = OPTIMIZERS["sgd"](net.parameters())
+    updater = METHODS["set"](net, optimizer, seed=5)
+    seen = []
+    updater.on_rewire(lambda record: seen.append((record.step, updater.report().layers[1])))
+    for batch in batches(4):
+        step(net, optimizer, batch)
+    ((at, row),) = seen
+    assert row.survival_age == pytest.approx((1 - row.churn) * at)
+    assert row.survival_age == updater.report().layers[1].survival_age
+
+
+# -- dead neurons --------------------------------------------------------------------------------
+
+
+def live_by_gradient(module: nn.Module, x: torch.Tensor) -> tuple[int, int]:
+    """Outputs that depend on an input, and inputs that an output depends on, by the module itself.
+
+    All weights positive, so that nothing cancels: the module with its weights says what is
+    connected, whatever the layout of its weight is.
+    """
+    with torch.no_grad():
+        module.weight.copy_(torch.where(module.weight != 0, 1.0, 0.0))
+    y = module(x.requires_grad_())
+    summed = y.flatten(2).sum(2) if y.dim() > 2 else y  # (1, outputs)
+    gradients = torch.stack(
+        [torch.autograd.grad(s, x, retain_graph=True)[0].squeeze(0) for s in summed.squeeze(0)]
+    )
+    flat = gradients.abs().flatten(2).sum(2) if gradients.dim() > 2 else gradients.abs()
+    return int(flat.any(1).sum()), int(flat.any(0).sum())
+
+
+MODULES = {
+    "linear": (lambda: nn.Linear(7, 5), (7,)),
+    "conv": (lambda: nn.Conv2d(6, 8, 3), (6, 4, 4)),
+    "grouped": (lambda: nn.Conv2d(6, 8, 3, groups=2), (6, 4, 4)),
+    "depthwise": (lambda: nn.Conv1d(6, 6, 3, groups=6), (6, 5)),
+    "transposed": (lambda: nn.ConvTranspose2d(6, 8, 2), (6, 3, 3)),
+    "transposed, grouped": (lambda: nn.ConvTranspose1d(6, 8, 2, groups=2), (6, 3)),
+}
+
+
+@pytest.mark.parametrize("structure", ["Unstructured", "OutChannel", "InChannel", "Kernel"])
+@pytest.mark.parametrize("kind", MODULES)
+def test_dead_neurons_are_those_that_nothing_passes(kind: str, structure: str) -> None:
+    make, shape = MODULES[kind]
+    dead_ones = 0
+    for seed, sparsity in itertools.product(range(2), (0.5, 0.8, 0.97)):
+        module = make()
+        optimizer = torch.optim.SGD(module.parameters(), lr=0.1)
+        try:
+            updater = regrow.static(
+                module,
+                optimizer,
+                sparsity=sparsity,
+                seed=seed,
+                structure=getattr(regrow, structure)(),
+                allocation=regrow.uniform(),
+            )
+        except regrow.SparsityError:
+            continue  # fewer than one unit is left at this sparsity
+        fed, used = live_by_gradient(module, torch.ones(1, *shape))
+        (row,) = updater.report().layers
+        n_out = getattr(module, "out_features", None) or module.out_channels
+        assert (row.n_outputs, row.n_inputs) == (n_out, shape[0])
+        assert (row.n_dead_outputs, row.n_dead_inputs) == (n_out - fed, shape[0] - used)
+        dead_ones += row.n_dead_outputs + row.n_dead_inputs
+    assert dead_ones or (kind, structure) == ("depthwise", "InChannel"), "of one unit"
+
+
+def test_dead_neurons_of_other_weights() -> None:
+    class Odd(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table = nn.Embedding(4, 3)
+            self.two = nn.Bilinear(2, 5, 3)
+            self.gain = nn.Parameter(torch.ones(4))
+
+    net = Odd()
+    masks = {
+        "table.weight": torch.tensor([[1, 0, 0], [0, 0, 0], [0, 0, 1], [0, 0, 0]]),
+        "two.weight": torch.zeros(3, 2, 5),
+        "gain": torch.tensor([1, 0, 0, 0]),
+    }
+    masks["two.weight"][2, 1, 4] = 1
+    topologies = {n: regrow.Topology.from_mask(m.bool()) for n, m in masks.items()}
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    updater = regrow.static(
+        net, optimizer, sparsity=None, select=list(masks), allocation=regrow.explicit(topologies)
+    )
+    found = {
+        row.name: (row.n_outputs, row.n_dead_outputs, row.n_inputs, row.n_dead_inputs)
+        for row in updater.report().layers
+    }
+    assert found == {
+        "table.weight": (3, 1, 4, 2),  # rows are looked up: they are inputs
+        "two.weight": (3, 2, 2, 1),
+        "gain": (0, 0, 0, 0),
+    }
+    assert updater.report().n_dead_outputs == 3
+    assert updater.report().n_dead_inputs == 3
+
+
+# -- collapse ------------------------------------------------------------------------------------
+
+
+def pruned_to_nothing(small: float, **other: Any) -> tuple[nn.Module, Any, Updater]:
+    """Gradual pruning by one ranking, of two layers whose weights differ by ``small``."""
+    net = nn.Sequential(nn.Linear(20, 40), nn.Linear(40, 20))
+    with torch.no_grad():
+        net[0].weight.fill_(1.0)
+        net[1].weight.fill_(small)
+    optimizer = torch.optim.SGD(net.parameters(), lr=1e-6)
+    updater = regrow.gradual(net, optimizer, sparsity=0.6, n_steps=40, interval=2, **other)
+    return net, optimizer, updater
+
+
+def run(
+    net: nn.Module, optimizer: Any, n: int, *, action: Any = "always"
+) -> list[warnings.WarningMessage]:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter(action)
+        for _ in range(n):
+            net(torch.randn(4, 20)).sum().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    return caught
+
+
+def test_an_emptied_layer_is_warned_of_once_and_is_in_the_report() -> None:
+    net, optimizer, updater = pruned_to_nothing(1e-3)
+    caught = run(net, optimizer, 40)
+    assert [w.category for w in caught] == [LayerCollapseWarning]
+    message = str(caught[0].message)
+    assert "1.weight has 1 of 800 connections left" in message  # (rankings leave one unit)
+    report = updater.report()
+    assert report.collapsed == ("1.weight",)
+    assert "COLLAPSED: 1.weight has 1 of 800 connections left" in str(report)
+    assert updater.metrics()["regrow/collapsed_layers"] == 1
+    assert (report.layers[1].n_dead_outputs, report.layers[1].n_dead_inputs) == (19, 39)
+    last = max(record.step for record in updater.history)
+    assert int(re.search(r"by step (\d+)", message)[1]) < last, "training went on"
+
+
+def test_a_warning_made_an_error_leaves_a_whole_step_behind() -> None:
+    net, optimizer, updater = pruned_to_nothing(1e-3)
+    with pytest.raises(LayerCollapseWarning):
+        run(net, optimizer, 40, action="error")
+    assert updater.history[-1].step == updater.steps
+    optimizer.zero_grad()
+    before = updater.steps
+    assert run(net, optimizer, 5) == []
+    assert updater.steps == before + 5
+
+
+def test_no_warning_where_all_layers_shrink_alike() -> None:
+    net, optimizer, updater = pruned_to_nothing(1.0)
+    assert run(net, optimizer, 40) == []
+    assert updater.report().collapsed == ()
+    assert "COLLAPSED" not in str(updater.report())
+
+
+@pytest.mark.parametrize(("left", "collapsed"), [(0, ("1.weight",)), (4, ("1.weight",)), (5, ())])
+def test_the_threshold_is_a_hundredth_of_the_share(left: int, collapsed: tuple[str, ...]) -> None:
+    """900 connections are left, by the shares of the start 450 in each layer: 4.5 is the limit."""
+    net = nn.Sequential(nn.Linear(20, 50), nn.Linear(50, 20))
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    updater = regrow.static(net, optimizer, sparsity=0)
+    state = updater.state_dict()
+    for name, n in (("0.weight", 900 - left), ("1.weight", left)):
+        active = torch.arange(1000) < n
+        state["layers"][name]["active"] = regrow.topology.pack_bits(active)
+        state["layers"][name]["n_active"] = n
+        state["layers"][name]["born"] = torch.ones(n, dtype=torch.uint8) * 0
+    # (One rewiring, by a rule that this static updater has not.)
+    dropped, nothing = [1000 - (900 - left), 1000 - left], [0, 0]
+    row = [1, *dropped, *nothing, *nothing, 900 - left, left, 1, 1]
+    state |= {"steps": 1, "history": torch.tensor([row])}
+    updater.load_state_dict(state)
+    assert updater.nnz == 900
+    report = updater.report()
+    assert report.collapsed == collapsed
+    if not left:
+        row = report.layers[1]
+        assert (row.n_dead_outputs, row.n_dead_inputs) == (20, 50)
+        assert (row.survival_age, row.survival_age_median, row.churn) == (None, None, 0)
+
+
+def test_a_part_is_compared_with_itself() -> None:
+    """One part pruned to a thousandth, evenly, is no collapse; nor does it hide one."""
+    net = nn.Sequential(nn.Linear(40, 40), nn.Linear(40, 40), nn.Linear(40, 40))
+    optimizer = torch.optim.SGD(net.parameters(), lr=1e-3)
+    parts = [
+        regrow.part(regrow.gradual, select="0.weight", sparsity=0.995, n_steps=20, interval=1),
+        regrow.part(regrow.static, select=["1.weight", "2.weight"], sparsity=0.1),
+    ]
+    updater = regrow.combine(net, optimizer, parts)
+    for _ in range(20):
+        net(torch.randn(4, 40)).sum().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    assert updater.topologies["0.weight"].nnz == 8
+    assert updater.report().collapsed == ()
