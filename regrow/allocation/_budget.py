@@ -213,16 +213,28 @@ def _infeasible(
     reason = f"{rule} leaves no connection in {', '.join(empty[:5])}"
     if sparsity is None or fixes_sparsity(rule):
         return InfeasibleSparsityError(f"{reason}: give these layers a lower sparsity")
-    low, high = 0.0, sparsity
-    for _ in range(40):
-        middle = (low + high) / 2
-        if min(_round(units, _exact(units, middle, rule)).values()) >= 1:
-            low = middle
-        else:
-            high = middle
-    largest = math.floor(low * 1e6) / 1e6
+    largest = _largest_feasible(units, sparsity, rule)
     return InfeasibleSparsityError(
         f"sparsity={sparsity:g} cannot be met: {reason}; {largest:g} leaves every layer a "
         "connection under this rule, and not much more will",
         largest_feasible=largest,
     )
+
+
+def _largest_feasible(units: _Units, infeasible: float, rule: Allocation) -> float:
+    """A sparsity of at most six digits that leaves every layer a unit, near the largest such."""
+
+    def leaves_all(sparsity: float) -> bool:
+        return min(_round(units, _exact(units, sparsity, rule)).values()) >= 1
+
+    while infeasible > 0:
+        low, high = 0.0, infeasible
+        for _ in range(40):
+            middle = (low + high) / 2
+            low, high = (middle, high) if leaves_all(middle) else (low, middle)
+        largest = math.floor(low * 1e6) / 1e6
+        # Which layer gets what rounding leaves changes with the sparsity: a lower one may fail.
+        if leaves_all(largest):
+            return largest
+        infeasible = largest
+    return 0.0

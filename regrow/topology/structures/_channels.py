@@ -60,7 +60,8 @@ class OutChannel(Structure):
 class InChannel(Structure):
     """Unit: all weights from one input (a channel, a feature). Group: the whole weight.
 
-    Feature selection and ANF's input layer (Grooten et al. 2023) drop and grow such units.
+    Feature selection and ANF's input layer (Grooten et al. 2023) drop and grow such units. Of a
+    grouped convolution, input ``i`` of every group is one unit: the shape does not tell groups.
 
     Example:
         >>> InChannel().elements_of(torch.tensor([1]), (3, 4)).tolist()
