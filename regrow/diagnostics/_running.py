@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from regrow.diagnostics._diagnosis import Finding
 from regrow.diagnostics._evidence import Evidence, listed
+from regrow.errors import SparsityError
 
 _SCALER_ORDER = (
     "scaler.scale(loss).backward()\n"
@@ -26,8 +27,10 @@ def running(evidence: Evidence, *, wired: bool) -> list[Finding]:
     """
     found = [*_several(evidence), *_rewritten(evidence), *_dead_grads(evidence)]
     found += _misscaled(evidence)
-    if wired:
-        found += _dead_weights(evidence)
+    dead = [*_dead_weights(evidence)] if wired else []
+    found += dead
+    if dead and evidence.raised is not None and isinstance(evidence.raised.error, SparsityError):
+        return found  # the next step refuses weights that were written to
     return [*found, *_raised(evidence, known=bool(found) or not wired)]
 
 

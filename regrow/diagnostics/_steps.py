@@ -31,7 +31,7 @@ class Call:
         stepped: The optimizers, in the order in which they stepped.
         counted: ``updater.steps`` made so far in this call, after each of these.
         rewired: Whether a rewiring was done.
-        with_grad: Sparse weights that had a gradient when an optimizer stepped.
+        with_grad: Sparse weights whose gradient was not all zero when an optimizer stepped.
         dead_grads: Sparse weight -> gradients at dead entries, on a step that does not rewire.
         dead_weights: Sparse weight -> dead entries that are not zero after the call.
         is_complete: Whether ``step`` returned.
@@ -145,7 +145,8 @@ class StepWatch:
         for name, weight in self._setup.weights.items():
             if weight.grad is None or not holds(optimizer, weight):
                 continue
-            self.calls[-1].with_grad.add(name)
+            if bool(weight.grad.any()):
+                self.calls[-1].with_grad.add(name)
             self._is_finite = self._is_finite and bool(weight.grad.isfinite().all())
             if n := self._dead_entries(name, weight.grad):
                 self._pending[name] = n

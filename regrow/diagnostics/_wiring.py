@@ -141,12 +141,26 @@ def _elsewhere(evidence: Evidence) -> Iterator[Finding]:
             f"none of the {n} sparse weights got a gradient in {evidence.n_complete} calls",
             "loss(model(x), y).backward()  # with the model that was passed",
         )
+    elif evidence.grads.arrived and _stepped_without(evidence):
+        yield Finding(
+            "no-gradient",
+            f"{len(evidence.grads.arrived)} of {n} sparse weights got a gradient, and none of them "
+            "still had one when the optimizer stepped: zero_grad() stands between backward() and "
+            "step(), so that nothing is trained",
+            "loss.backward()\noptimizer.step()\noptimizer.zero_grad()  # behind the step",
+        )
     elif not any(call.stepped for call in evidence.calls):
         yield Finding(
             "no-step",
             f"no optimizer stepped in {evidence.n_complete} calls, so nothing could be examined",
             "optimizer.step()  # in every call: all micro-batches of a step belong into one call",
         )
+
+
+def _stepped_without(evidence: Evidence) -> bool:
+    """Whether optimizers stepped, and never with a gradient of a sparse weight."""
+    stepped = [call for call in evidence.calls if call.stepped]
+    return bool(stepped) and not any(call.with_grad for call in stepped)
 
 
 # -- optimizers ----------------------------------------------------------------------------------

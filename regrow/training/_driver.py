@@ -108,6 +108,8 @@ class StepDriver:
         """Hook: gradients are complete, weights have not moved."""
         if self._round.enter(index):
             self._forget_rewiring()
+        for layer in self._layers_of(self._optimizers[index]):
+            layer.check_untouched()
         due = self._due_parts
         if self._monitor.hears(self.progress.steps + 1, rewires=bool(due)):
             self._monitor.measure(self._layers_of(self._optimizers[index]))

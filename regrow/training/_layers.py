@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from regrow._sharding import flat_mask, is_sharded, local, local_part, whole
+from regrow.errors import SparsityError
 from regrow.topology import Topology, TopologyDelta, derived_generator
 from regrow.training._lifetimes import Lifetimes
 from regrow.training._optimizer_state import reset_state
@@ -44,6 +45,7 @@ class MaskedWeight(SparseLayer):
         self.dense_grad: Tensor | None = None
         self._generator: torch.Generator | None = None
         self._dead = self._dead_of(topology)
+        self._version = parameter._version
 
     def _dead_of(self, topology: Topology) -> Tensor:
         """Inactive places, with the weight's strides: elementwise work on both is then fastest."""
@@ -124,6 +126,28 @@ class MaskedWeight(SparseLayer):
     def enforce(self, optimizer: Optimizer | None) -> None:
         """Inactive weights to zero, their optimizer state to fresh."""
         self._fill(self._dead, optimizer)
+        self._version = self.parameter._version
+
+    @torch.no_grad()
+    def check_untouched(self) -> None:
+        """Raise if somebody wrote to inactive weights since they were last enforced.
+
+        The version that torch counts tells for nothing that nobody wrote at all; of a sharded
+        weight it says nothing.
+
+        Raises:
+            SparsityError: Names the weight and what was probably forgotten.
+        """
+        if is_sharded(self.parameter) or self.parameter._version == self._version:
+            return
+        n = int((self.parameter != 0).logical_and_(self._dead).count_nonzero())
+        if n:
+            raise SparsityError(
+                f"{n:,} weights of {self.name!r} outside its topology are not zero: something "
+                "wrote to them since the last step. Behind model.load_state_dict(...) load the "
+                "updater too, updater.load_state_dict(...); weights to start from are loaded "
+                "before the method is called"
+            )
 
     @torch.no_grad()
     def commit(self, new: Topology, delta: TopologyDelta, optimizer: Optimizer | None) -> None:

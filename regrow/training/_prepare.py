@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 
 from torch import nn
@@ -46,7 +47,9 @@ def prepare_layers(
 
     Raises:
         SparsityError: Nothing is selected, a structure does not fit, or the budget cannot be met.
+        TypeError: ``allocation`` is no rule.
     """
+    _check_allocation(allocation)
     chosen = choose_weights(model, select)
     given = allocation.topologies if isinstance(allocation, Explicit) else {}
     structures = {one.name: _structure(one, structure, given.get(one.name)) for one in chosen}
@@ -96,6 +99,19 @@ def _check_fit(shapes: Mapping[str, Shape], structures: Mapping[str, Structure])
         name, reason = next(iter(misfits.items()))
         more = "" if len(misfits) == 1 else f" (and {', '.join(map(repr, list(misfits)[1:5]))})"
         raise SparsityError(f"the weight {name!r}{more} cannot be sparse so: {reason}")
+
+
+def _check_allocation(allocation: object) -> None:
+    message = (
+        "allocation must be a rule, called as (shapes, sparsity): regrow.uniform() or "
+        f"regrow.erdos_renyi_kernel(), with brackets, got {allocation!r:.80}"
+    )
+    if not callable(allocation):
+        raise TypeError(message)
+    try:
+        inspect.signature(allocation).bind({}, None)
+    except TypeError as error:
+        raise TypeError(message) from error
 
 
 def _check_no_allocation(allocation: Allocation, structure: Structure) -> None:

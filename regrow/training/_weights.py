@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import inspect
 from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass
 from typing import final
@@ -20,7 +21,8 @@ from regrow.topology import Structure, Transposed, Unstructured
 from regrow.typing import Shape
 
 Select = Callable[[str, nn.Module, nn.Parameter], bool] | str | Sequence[str]
-"""A predicate (name, owning module, parameter) -> bool, or globs over canonical names."""
+"""A predicate (name, owning module, parameter) -> bool, or globs over canonical names, which choose
+among parameters of at least two dimensions; a whole name chooses that parameter, whatever it is."""
 
 _BY_TYPE: tuple[tuple[type[nn.Module], tuple[str, ...]], ...] = (
     (nn.Linear, ("weight",)),
@@ -107,16 +109,38 @@ def fitting(structure: Structure) -> Select:
 
 def _as_predicate(select: Select, owned: Iterable[Owned]) -> Callable[..., bool]:
     if callable(select):
+        _check_predicate(select)
         return select
     patterns = [select] if isinstance(select, str) else list(select)
-    names = [name for one in owned for name, _, _ in one.owners]
+    n_dims = {name: one.parameter.dim() for one in owned for name, _, _ in one.owners}
     for pattern in patterns:
-        if not fnmatch.filter(names, pattern):
+        matched = fnmatch.filter(n_dims, pattern)
+        if not matched:
+            names = list(n_dims)
             raise SparsityError(
                 f"select={pattern!r} matches no parameter; there are: {', '.join(names[:20])}"
                 + (" ..." if len(names) > 20 else "")
             )
-    return lambda name, _module, _parameter: any(fnmatch.fnmatchcase(name, p) for p in patterns)
+        if pattern not in matched and all(n_dims[name] < 2 for name in matched):
+            raise SparsityError(
+                f"select={pattern!r} matches only parameters of fewer than two dimensions, such as "
+                f"{matched[0]!r}: globs leave norms and biases dense; to make one sparse, write "
+                "its whole name"
+            )
+    # Of a block that a glob names, norms and biases are not meant.
+    return lambda name, _module, parameter: (
+        name in patterns
+        or (parameter.dim() >= 2 and any(fnmatch.fnmatchcase(name, p) for p in patterns))
+    )
+
+
+def _check_predicate(select: Callable[..., bool]) -> None:
+    try:
+        inspect.signature(select).bind("name", None, None)
+    except TypeError as error:
+        raise TypeError(
+            f"select must take (name, module, parameter) and say whether it is chosen: {error}"
+        ) from error
 
 
 def choose_weights(model: nn.Module, select: Select) -> list[Owned]:

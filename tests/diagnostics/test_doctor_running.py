@@ -203,6 +203,20 @@ def test_weights_written_behind_the_step():
     assert "'fc.weight'" in found.message
 
 
+@pytest.mark.parametrize("set_to_none", [True, False])
+def test_gradients_cleared_in_front_of_the_step(set_to_none):
+    run = build()
+
+    def step():
+        loss_of(run.net, run.batch()).backward()
+        run.optimizer.zero_grad(set_to_none=set_to_none)
+        run.optimizer.step()
+
+    found = only(regrow.doctor(run.net, run.optimizer, run.updater, step), "no-gradient")
+    assert "4 of 4 sparse weights got a gradient" in found.message
+    assert "behind the step" in found.fix
+
+
 def test_several_steps_a_call():
     run = build()
 

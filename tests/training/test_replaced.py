@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_cases import batches, step, tiny_net
+from tiny_cases import batches, loss_of, step, tiny_net
 from torch import nn
 
 import regrow
@@ -87,3 +87,45 @@ def test_a_model_whose_optimizer_is_gone_is_guarded_until_the_next_call() -> Non
         net(batches(1)[0][0])
     regrow.static(net, sgd(net.parameters()), sparsity=0.5)
     net(batches(1)[0][0])
+
+
+@pytest.mark.parametrize("make", [sgd, lambda p: torch.optim.AdamW(p, lr=1e-2)])
+def test_a_model_loaded_without_its_updater_is_refused_at_the_next_step(make: Any) -> None:
+    """Silence would zero every loaded weight outside the topology drawn anew."""
+    net, other = tiny_net(), tiny_net(seed=1)
+    regrow.static(other, make(other.parameters()), sparsity=0.5, seed=3)
+    optimizer = make(net.parameters())
+    updater = regrow.static(net, optimizer, sparsity=0.5, seed=4)
+    step(net, optimizer, batches(1)[0])
+    net.load_state_dict(other.state_dict())
+    loaded = {name: value.clone() for name, value in net.state_dict().items()}
+    loss_of(net, batches(1)[0]).backward()
+    with pytest.raises(SparsityError, match=r"outside its topology are not zero.*load the updater"):
+        optimizer.step()
+    assert updater.steps == 1
+    assert all(torch.equal(value, loaded[name]) for name, value in net.state_dict().items())
+
+
+def test_a_model_loaded_with_its_updater_in_any_order_goes_on() -> None:
+    for updater_first in (True, False):
+        net, other = tiny_net(), tiny_net(seed=1)
+        theirs = regrow.static(other, sgd(other.parameters()), sparsity=0.5, seed=3)
+        optimizer = sgd(net.parameters())
+        updater = regrow.static(net, optimizer, sparsity=0.5, seed=4)
+        if updater_first:
+            updater.load_state_dict(theirs.state_dict())
+        net.load_state_dict(other.state_dict())
+        if not updater_first:
+            updater.load_state_dict(theirs.state_dict())
+        step(net, optimizer, batches(1)[0])
+        assert updater.steps == 1
+
+
+def test_weights_written_inside_the_topology_are_no_matter() -> None:
+    net = tiny_net()
+    optimizer = sgd(net.parameters())
+    updater = regrow.static(net, optimizer, sparsity=0.5)
+    with torch.no_grad():
+        net.fc.weight.mul_(0.5)  # dead entries stay zero
+    step(net, optimizer, batches(1)[0])
+    assert updater.steps == 1

@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn.parallel import DataParallel
 
 import regrow
+from regrow.errors import SparsityError
 from regrow.training import default_weights, prepare_layers, sparsify_
 
 
@@ -198,3 +199,28 @@ def test_an_explicit_topology_is_taken_over_by_rigl() -> None:
     assert updater.topologies["fc.weight"] == given
     assert updater.topologies["mid.weight"].nnz == 128
     assert torch.equal(net.fc.weight.detach() != 0, mask)
+
+
+def test_globs_leave_norms_and_biases_dense() -> None:
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Linear(4, 4))
+    chosen = regrow.sparsify_(net, sparsity=0.5, select="*")
+    assert list(chosen) == ["0.weight", "2.weight"]
+    assert list(regrow.sparsify_(net, sparsity=0.5, select=["2.*", "1.weight"])) == [
+        "1.weight",  # its whole name
+        "2.weight",
+    ]
+    with pytest.raises(SparsityError, match=r"fewer than two dimensions, such as '1\.weight'"):
+        regrow.sparsify_(net, sparsity=0.5, select="1.*")
+
+
+def test_a_predicate_of_other_arguments_is_refused() -> None:
+    with pytest.raises(TypeError, match=r"select must take \(name, module, parameter\)"):
+        regrow.sparsify_(nn.Linear(4, 4), sparsity=0.5, select=lambda name, parameter: True)
+
+
+@pytest.mark.parametrize("allocation", ["uniform", regrow.uniform, 0.5])
+def test_an_allocation_that_is_none(allocation: Any) -> None:
+    net = nn.Linear(4, 4)
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    with pytest.raises(TypeError, match=r"regrow\.uniform\(\)"):
+        regrow.static(net, optimizer, sparsity=0.5, allocation=allocation)
