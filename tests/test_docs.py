@@ -60,6 +60,43 @@ def test_snippets_run(page, blocks, tmp_path, monkeypatch):
     assert len(namespace) > 2, "the snippets defined nothing"
 
 
+def run_blocks(blocks):
+    """Blocks in a namespace of their own, as a new process would run them."""
+    namespace = {"__name__": "snippet"}
+    for block in blocks:
+        exec(compile(block, "cifar10.md", "exec"), namespace)
+    return namespace
+
+
+def test_cifar10_resumes_in_a_new_process(tmp_path, monkeypatch):
+    """What the page says to run again is enough, with nothing left but the checkpoint."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("CIFAR10", raising=False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)  # compared bit for bit
+    text = (DOCS / "tutorials" / "cifar10.md").read_text(encoding="utf-8")
+    blocks = PYTHON.findall(text)
+    assert "Run the first three blocks of Python again" in text
+    set_up = blocks[:3]
+    (loop,) = [block for block in blocks if "range(EPOCHS // 2)" in block]
+    (resume,) = [block for block in blocks if 'torch.load("cifar10.pt"' in block]
+    start = "model, optimizer, schedule, updater = start()\n"
+
+    run_blocks([*set_up, start, loop.replace("EPOCHS // 2", "1")])  # killed after an epoch
+    assert [path.name for path in tmp_path.iterdir()] == ["cifar10.pt"]
+    resumed = run_blocks([*set_up, resume])
+    never_stopped = run_blocks([*set_up, start, loop.replace("EPOCHS // 2", "EPOCHS")])
+
+    for one in (resumed, never_stopped):
+        assert one["updater"].steps == one["N_STEPS"]
+    history = never_stopped["updater"].history
+    assert resumed["updater"].history == history
+    assert history[-1].step > never_stopped["N_STEPS"] // 4  # it rewires behind the stop too
+    parameters = zip(
+        resumed["model"].parameters(), never_stopped["model"].parameters(), strict=True
+    )
+    assert all(torch.equal(a, b) for a, b in parameters)
+
+
 @pytest.mark.parametrize("line", regrow_commands())
 def test_command_lines_parse(line):
     click = pytest.importorskip("click", reason="the command line needs click")
@@ -181,8 +218,8 @@ def test_ddp_example_runs_on_two_processes(tmp_path):
             str(script),
             "--epochs",
             "2",
-            "--checkpoint",
-            "run.pt",
+            "--folder",
+            "out/run",
         ],
         cwd=tmp_path,
         env=environment(),
@@ -193,7 +230,11 @@ def test_ddp_example_runs_on_two_processes(tmp_path):
     )
     assert done.returncode == 0, done.stderr[-4000:]
     assert "rewirings; nnz" in done.stdout
-    state = torch.load(tmp_path / "run.pt", weights_only=True)
+    losses = [float(loss) for loss in re.findall(r"^epoch \d: loss (\S+)", done.stdout, re.M)]
+    assert len(losses) == 2  # rank 0 alone prints
+    assert losses[1] < losses[0]
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    state = torch.load(tmp_path / "out" / "run" / "checkpoint.pt", weights_only=True)
     weight = state["model"]["0.weight"]
     assert 0 < int((weight != 0).sum()) < 0.2 * weight.numel()
 

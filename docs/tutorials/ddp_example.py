@@ -1,10 +1,11 @@
-"""RigL on several processes: ``torchrun --nproc-per-node 2 ddp_example.py``.
+"""RigL on several processes: ``torchrun --standalone --nproc-per-node 2 ddp_example.py``.
 
 Each rank sees its own share of the data; all decide the same topology, without a line for it.
 """
 
 import argparse
 import os
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
@@ -24,12 +25,21 @@ def noisy_classes(n: int = 2048) -> TensorDataset:
     return TensorDataset(centres[labels] + torch.randn(n, 64, generator=generator), labels)
 
 
-def main(*, epochs: int, checkpoint: str) -> None:
-    """Train as one of the ranks that torchrun started."""
-    on_gpu = torch.cuda.is_available()
-    dist.init_process_group("nccl" if on_gpu else "gloo")
+def join() -> torch.device:
+    """Become one of the ranks that torchrun started; the device that this one computes on."""
+    if not torch.cuda.is_available():
+        dist.init_process_group("gloo")
+        return torch.device("cpu")
+    device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+    torch.cuda.set_device(device)
+    dist.init_process_group("nccl")
+    return device
+
+
+def main(*, epochs: int, folder: Path) -> None:
+    """Train, and let rank 0 write ``checkpoint.pt`` into a folder."""
+    device = join()
     rank = dist.get_rank()
-    device = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if on_gpu else torch.device("cpu")
 
     data = noisy_classes()
     sampler = DistributedSampler(data, seed=0)
@@ -45,9 +55,12 @@ def main(*, epochs: int, checkpoint: str) -> None:
     for epoch in range(epochs):
         sampler.set_epoch(epoch)
         for x, y in loader:
-            F.cross_entropy(model(x.to(device)), y.to(device)).backward()
+            loss = F.cross_entropy(model(x.to(device)), y.to(device))
+            loss.backward()
             optimizer.step()
             optimizer.zero_grad()
+        if rank == 0:
+            print(f"epoch {epoch + 1}: loss {loss.item():.3f} (rank 0, last batch)")
 
     if rank == 0:
         print(updater.report())
@@ -56,13 +69,15 @@ def main(*, epochs: int, checkpoint: str) -> None:
             "optimizer": optimizer.state_dict(),
             "updater": updater.state_dict(),
         }
-        torch.save(state, checkpoint)
+        folder.mkdir(parents=True, exist_ok=True)
+        torch.save(state, folder / "checkpoint.pt")
+        print(f"wrote {folder / 'checkpoint.pt'}")
     dist.destroy_process_group()
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--epochs", type=int, default=4)
-    parser.add_argument("--checkpoint", default="ddp.pt")
+    parser.add_argument("--folder", type=Path, default=Path("build/ddp"))
     given = parser.parse_args()
-    main(epochs=given.epochs, checkpoint=given.checkpoint)
+    main(epochs=given.epochs, folder=given.folder)
