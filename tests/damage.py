@@ -53,6 +53,15 @@ def read_or_refuse(read, *names, kinds=(ValueError,)):
     return None
 
 
+def places(value, path=()):
+    """The path of every entry in nested dicts and lists."""
+    items = value.items() if isinstance(value, dict) else enumerate(value)
+    for key, item in items:
+        yield (*path, key)
+        if isinstance(item, dict | list):
+            yield from places(item, (*path, key))
+
+
 def npy(shape, *, dtype="|u1", content=b""):
     """The bytes of an array file with a header of one's own."""
     header = repr({"descr": dtype, "fortran_order": False, "shape": shape}).encode() + b"\n"
