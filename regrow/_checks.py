@@ -1,5 +1,6 @@
 """Argument checks whose messages say what was asked, what was got and what would work."""
 
+import copy
 import math
 from collections.abc import Collection
 from numbers import Integral, Real
@@ -52,17 +53,23 @@ _OF_STRUCTURES = ("check", "n_units", "n_groups", "unit_of", "group_of", "elemen
 
 
 def check_is_structure(value: object) -> None:
-    """Raise ``TypeError`` if ``value`` is no structure: something else, or a class of them.
+    """Raise ``TypeError`` if ``value`` is no structure, a class of them, or unlike its copy.
 
     Args:
         value: What the user passed as ``structure``.
 
     Raises:
-        TypeError: It lacks one of the six methods, or is not an instance.
+        TypeError: It lacks one of the six methods, is not an instance, or does not equal its copy,
+            so that no saved state could be told to be of it.
     """
     if isinstance(value, type) or not all(hasattr(value, name) for name in _OF_STRUCTURES):
         made = f"; make one, as in {value.__name__}()" if isinstance(value, type) else ""
         raise TypeError(f"structure must be a structure, got {value!r:.80}{made}")
+    if copy.deepcopy(value) != value:
+        raise TypeError(
+            f"structure must compare by value, and a copy of {value!r:.80} is not equal to it: "
+            f"make {type(value).__name__} a frozen dataclass"
+        )
 
 
 def check_choice(value: object, argument: str, known: Collection[str]) -> str:

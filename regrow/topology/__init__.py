@@ -4,7 +4,13 @@ from regrow.topology._initial import random_topology
 from regrow.topology._pack import pack_bits, unpack_bits
 from regrow.topology._random import derived_generator
 from regrow.topology._select import select_top, select_top_reference
-from regrow.topology._structure import Structure, check_structure, spread_over_groups, unit_size
+from regrow.topology._structure import (
+    Structure,
+    check_structure,
+    spread_over_groups,
+    structure_tag,
+    unit_size,
+)
 from regrow.topology._topology import Topology, TopologyDelta, apply
 from regrow.topology.structures import (
     NM,
@@ -39,6 +45,7 @@ __all__ = [
     "select_top",
     "select_top_reference",
     "spread_over_groups",
+    "structure_tag",
     "unit_size",
     "unpack_bits",
 ]

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from dataclasses import fields, is_dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from regrow._checks import check_is_structure
 from regrow.errors import SparsityError
 from regrow.typing import Shape
 
@@ -50,6 +52,27 @@ class Structure(Protocol):
         """Elements of each unit (n,) int64 -> (n, elements a unit) int64."""
 
 
+def structure_tag(structure: Structure) -> str:
+    """A structure as saved states name it: its class and the fields that are not at their default.
+
+    A field that a later version adds, with a default, leaves it as it was.
+
+    Example:
+        >>> from regrow.topology import NM, Kernel, Transposed
+        >>> structure_tag(NM(2, 4)), structure_tag(Transposed(Kernel(per_output=True)))
+        ('NM(n=2, m=4)', 'Transposed(structure=Kernel(per_output=True))')
+    """
+    if not is_dataclass(structure):
+        return repr(structure)
+    told = []
+    for one in fields(structure):
+        value = getattr(structure, one.name)
+        if value != one.default:
+            text = structure_tag(value) if is_dataclass(value) else repr(value)
+            told.append(f"{one.name}={text}")
+    return f"{type(structure).__name__}({', '.join(told)})"
+
+
 def unit_size(structure: Structure, shape: Shape) -> int:
     """Elements of one unit of a weight of ``shape``."""
     return math.prod(shape) // structure.n_units(shape)
@@ -63,6 +86,7 @@ def check_structure(structure: Structure, shape: Shape) -> None:
         shape: A weight's shape; small, since every element is looked at.
 
     Raises:
+        TypeError: It lacks a method, or does not compare by value.
         SparsityError: The shape is refused, units do not partition the elements into sets of
             equal size, ``unit_of`` contradicts ``elements_of``, or groups do not partition the
             units.
@@ -71,6 +95,7 @@ def check_structure(structure: Structure, shape: Shape) -> None:
         >>> from regrow.topology import Block
         >>> check_structure(Block(2, 2), (4, 6))
     """
+    check_is_structure(structure)
     structure.check(shape)
     n, n_units, n_groups = math.prod(shape), structure.n_units(shape), structure.n_groups(shape)
     units = torch.arange(n_units)

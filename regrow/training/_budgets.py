@@ -165,6 +165,8 @@ class _PerLayer:
                     f"{self.allocation} gives {layer.name!r} {count} units at sparsity {target:g}, "
                     f"and {topology.n_allowed} are allowed"
                 )
+            if topology.structure.n_groups(topology.shape) == 1:
+                continue
             try:
                 spread_over_groups(topology.structure, count, topology.room)
             except SparsityError as error:

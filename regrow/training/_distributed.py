@@ -3,27 +3,69 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
-from typing import Literal
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Literal
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from regrow.errors import RankMismatchError
+from regrow._sharding import is_sharded
+from regrow.errors import RankMismatchError, SparsityError
+
+if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
+
+    from regrow.training._layers import MaskedWeight
 
 ProcessGroup = dist.ProcessGroup | None | Literal["auto"]
-"""``"auto"``: the group of a DDP module passed as model, else the default group where there is
-one. None: no other rank takes part, for ranks that train different models."""
+"""``"auto"``: the group of a DDP module passed as model, the ranks of a sharded model's mesh, else
+the default group where there is one. None: no other rank takes part, for ranks that train
+different models."""
 
 
-def resolve_group(model: nn.Module, group: ProcessGroup) -> dist.ProcessGroup | None:
+def check_group(group: object, layers: Sequence[MaskedWeight]) -> None:
+    """Refuse what names no group, before anything changes.
+
+    Raises:
+        ValueError: A text other than ``"auto"``.
+        SparsityError: None, where ranks share the weights.
+    """
+    if isinstance(group, str) and group != "auto":
+        raise ValueError(f"process_group must be 'auto', a process group or None, got {group!r}")
+    if group is None:
+        for layer in layers:
+            if is_sharded(layer.parameter):
+                raise SparsityError(
+                    f"process_group=None is for ranks that train different models, and "
+                    f"{layer.name!r} is split over ranks: leave process_group out"
+                )
+
+
+def _mesh_group(mesh: DeviceMesh) -> dist.ProcessGroup | None:
+    """The ranks of a mesh."""
+    if mesh.ndim == 1:
+        return mesh.get_group()
+    if mesh.size() == dist.get_world_size():
+        return dist.group.WORLD
+    raise SparsityError(
+        f"the weights are split over a mesh of {tuple(mesh.shape)} ranks among "
+        f"{dist.get_world_size()}: pass process_group= with the group of these ranks"
+    )
+
+
+def resolve_group(
+    model: nn.Module, group: ProcessGroup, layers: Sequence[MaskedWeight]
+) -> dist.ProcessGroup | None:
     """The group whose ranks must decide alike, or None where there is but this one."""
     if group is None or not dist.is_available() or not dist.is_initialized():
         return None
     if group == "auto":
         own = model.process_group if isinstance(model, DistributedDataParallel) else None
+        sharded = next((x.parameter for x in layers if is_sharded(x.parameter)), None)
+        if sharded is not None:
+            own = _mesh_group(sharded.device_mesh)  # type: ignore[attr-defined]
         group = own if own is not None else dist.group.WORLD
     if group is None or dist.get_world_size(group) == 1:
         return None

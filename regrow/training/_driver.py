@@ -9,6 +9,7 @@ from typing import final
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from regrow._sharding import is_sharded
 from regrow.topology import TopologyDelta, apply
 from regrow.training._distributed import (
     ProcessGroup,
@@ -43,7 +44,7 @@ class StepDriver:
         progress: Counters, advanced here.
         process_group: Whose ranks must decide alike.
         monitor: Measures gradients on the steps that somebody hears of.
-        rewired: Called with the record of each rewiring, after it was applied.
+        rewired: Called with the record of each rewiring, at the end of its step.
         performed: Called at the end of each performed step, with whether it rewired.
     """
 
@@ -74,12 +75,13 @@ class StepDriver:
 
     def forget_step(self) -> None:
         """Let go of what belongs to the step under way."""
-        self._round = Round(self._optimizers)
+        self._round = Round(self._optimizers, agree=self._agree)
         self._forget_rewiring()
 
     def _forget_rewiring(self) -> None:
         self._dense: dict[str, Tensor] = {}
         self._rewired = False
+        self._record: Rewiring | None = None
         self._finite: bool | None = None
         self._monitor.drop()
 
@@ -104,12 +106,15 @@ class StepDriver:
         if not self._parts[index].reads_gradient or self.due(index) is None:
             layer.mask_grad()
 
+    def begin_step(self, index: int) -> None:
+        """Hook: nothing has moved yet; an optimizer such as SAM moves weights for its closure."""
+        for layer in self._layers_of(self._optimizers[index]):
+            layer.check_untouched()
+
     def before_step(self, index: int) -> None:
         """Hook: gradients are complete, weights have not moved."""
         if self._round.enter(index):
             self._forget_rewiring()
-        for layer in self._layers_of(self._optimizers[index]):
-            layer.check_untouched()
         due = self._due_parts
         if self._monitor.hears(self.progress.steps + 1, rewires=bool(due)):
             self._monitor.measure(self._layers_of(self._optimizers[index]))
@@ -143,13 +148,20 @@ class StepDriver:
         self._round.leave(index)
         if self._round.is_last(index):
             performed = not self._round.skipped
-            rewired = self._end_step() if performed else False
-            self.forget_step()
+            try:
+                if performed:
+                    self._end_step()
+                record = self._record
+            finally:
+                self.forget_step()
+            # Last of all: what users call may raise, and leaves a whole step behind.
+            if record is not None:
+                self._report(record)
             if performed:
-                self._performed(rewired)
+                self._performed(record is not None)
 
-    def _end_step(self) -> bool:
-        """Count the step; returns whether it rewired."""
+    def _end_step(self) -> None:
+        """Count the step, and rewire where that comes behind it."""
         if self.progress.steps == 0:
             for layer in self._layers:
                 if layer.optimizer is not None:
@@ -162,7 +174,14 @@ class StepDriver:
                 self.progress.overdue[i] = None if self._rewired else planned
         self.progress.steps += 1
         self._monitor.keep(self.progress.steps)
-        return self._rewired
+
+    def _agree(self, flag: bool) -> bool:  # noqa: FBT001 - a vote
+        """Whether a flag that a rank takes from its own part of the gradients holds on all."""
+        if not any(is_sharded(layer.parameter) for layer in self._layers):
+            return flag
+        group = resolve_group(self._model, self._process_group, self._layers)
+        device = self._layers[0].parameter.device
+        return true_on_all(flag=flag, group=group, device=device)
 
     def _layers_of(self, optimizer: Optimizer) -> list[MaskedWeight]:
         return [layer for layer in self._layers if layer.optimizer is optimizer]
@@ -170,7 +189,7 @@ class StepDriver:
     def _finite_everywhere(self) -> bool:
         """Whether all layers' gradients are finite on all ranks; asked once, before any steps."""
         grads = [x.parameter.grad for x in self._layers if x.parameter.grad is not None]
-        group = resolve_group(self._model, self._process_group)
+        group = resolve_group(self._model, self._process_group, self._layers)
         device = self._layers[0].parameter.device
         finite = bool(all_finite(grads).item())
         finite = true_on_all(flag=finite, group=group, device=device)
@@ -196,7 +215,7 @@ class StepDriver:
     def _rewire(self, due: Mapping[int, int]) -> bool:
         """Decide and apply the rewirings of the parts that are due, with their planned steps."""
         step = self.progress.steps + 1
-        group = resolve_group(self._model, self._process_group)
+        group = resolve_group(self._model, self._process_group, self._layers)
         device = self._layers[0].parameter.device
         decided: dict[str, TopologyDelta] = {}
         for index, planned in due.items():
@@ -241,7 +260,7 @@ class StepDriver:
         self.progress.history.append(record)
         dropped, grown, nnz = sum(record.n_dropped), sum(record.n_grown), sum(record.nnz)
         _log.info("step %d: dropped %d, grew %d, nnz %d", step, dropped, grown, nnz)
-        self._report(record)
+        self._record = record
 
 
 def _forget_grads(optimizer: Optimizer) -> None:

@@ -26,6 +26,9 @@ class Driver(Protocol):
     def grad_arrived(self, layer: MaskedWeight) -> None:
         """A gradient was accumulated into the layer's parameter."""
 
+    def begin_step(self, index: int) -> None:
+        """``step`` of optimizer number ``index`` was called; a closure has yet to run."""
+
     def before_step(self, index: int) -> None:
         """Optimizer number ``index`` is about to step; gradients are complete."""
 
@@ -208,6 +211,7 @@ class Attachment:
                 return None
             self._stepping[index] = caller
             self._guard.check()
+            self._driver.begin_step(index)
             closure = args[1] if len(args) > 1 else kwargs.get("closure")
             if closure is None:
                 self._driver.before_step(index)

@@ -146,7 +146,8 @@ class MaskedWeight(SparseLayer):
                 f"{n:,} weights of {self.name!r} outside its topology are not zero: something "
                 "wrote to them since the last step. Behind model.load_state_dict(...) load the "
                 "updater too, updater.load_state_dict(...); weights to start from are loaded "
-                "before the method is called"
+                "before the method is called; where it was meant, zero them with "
+                f"weight.mul_(updater.topologies[{self.name!r}].mask)"
             )
 
     @torch.no_grad()

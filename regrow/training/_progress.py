@@ -10,7 +10,13 @@ import torch
 from torch import Tensor
 
 from regrow.errors import SparsityError
-from regrow.topology import Topology, TopologyDelta, pack_bits, unpack_bits
+from regrow.topology import (
+    Topology,
+    TopologyDelta,
+    pack_bits,
+    structure_tag,
+    unpack_bits,
+)
 from regrow.training._entries import entry, integer, integers, mapping, refuse, tensor
 from regrow.training._layers import MaskedWeight
 from regrow.typing import StateDict
@@ -103,7 +109,7 @@ def _write_layer(layer: MaskedWeight) -> StateDict:
     topology, past = layer.topology, layer.lifetimes
     state = {
         "shape": list(topology.shape),
-        "structure": repr(topology.structure),
+        "structure": structure_tag(topology.structure),
         "n_active": topology.n_active,
         "active": pack_bits(topology.active),
         "ever_active": pack_bits(past.ever_active),
@@ -223,10 +229,10 @@ def _read_layer(
 
 def _check_kind(saved: object, old: Topology, name: str) -> None:
     shape, structure = tuple(integers(saved, "shape")), entry(saved, "structure", str)
-    if shape != old.shape or structure != repr(old.structure):
+    if shape != old.shape or structure != structure_tag(old.structure):
         raise SparsityError(
             f"the state of {name!r} is of shape {shape!s:.80}, {structure:.80}; the layer of shape "
-            f"{old.shape}, {old.structure!r}"
+            f"{old.shape}, {structure_tag(old.structure)}"
         )
 
 

@@ -77,6 +77,9 @@ def _unit_scores(layer: LayerView, criterion: Criterion, units: Tensor) -> Tenso
 
 def _decide(standing: Standing, quota: Quota, grow: Criterion, regrow: Regrow) -> TopologyDelta:
     layer, topology, units = standing.layer, standing.layer.topology, standing.units
+    if topology.n_active == topology.n_allowed and _replaces(quota):
+        # Nothing is free: what leaves would be what enters, and "zero" would only reset it.
+        return TopologyDelta(units[:0], units[:0])
     if regrow == "never":
         quota = _within_free_places(standing, quota)
     n_prune, n_drop, n_grow = quota
@@ -103,8 +106,13 @@ def _decide(standing: Standing, quota: Quota, grow: Criterion, regrow: Regrow) -
     )
 
 
+def _replaces(quota: Quota) -> bool:
+    """Whether all that leaves is replaced, group by group."""
+    return not _any(quota.n_prune) and not _any(quota.n_grow - quota.n_drop)
+
+
 def _any(n: int | Tensor) -> bool:
-    return bool(n.any()) if isinstance(n, Tensor) else n > 0
+    return bool(n.any()) if isinstance(n, Tensor) else n != 0
 
 
 def _stay(standing: Standing, n_out: int | Tensor) -> Tensor:
@@ -153,7 +161,7 @@ def _grow(layer: LayerView, criterion: Criterion, places: Tensor, n_grow: int | 
     on_whole = layer.holds_dense and getattr(criterion, "on_whole", False)
     if on_whole and isinstance(structure, Unstructured):
         scores = criterion(layer, slice(None))  # type: ignore[arg-type]
-        grown = select_top(scores.masked_fill_(~places, -torch.inf), None, n_grow)
+        grown = select_top(scores.masked_fill(~places, -torch.inf), None, n_grow)
         if bool(places[grown].all()):  # NaN ranks as low as what is not open
             return grown
     candidates = places.nonzero().squeeze(1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import final
 
 import torch
@@ -24,10 +24,15 @@ class Round:
 
     Args:
         optimizers: In the order in which they step.
+        agree: Whether what this rank sees in its gradients holds on all ranks; called only where
+            an optimizer was left out, which all ranks come to together.
     """
 
-    def __init__(self, optimizers: Sequence[Optimizer]) -> None:
+    def __init__(
+        self, optimizers: Sequence[Optimizer], *, agree: Callable[[bool], bool] = bool
+    ) -> None:
         self._optimizers = optimizers
+        self._agree = agree
         self._next = 0
         self._skipped = False
         self._later_finite: Tensor | None = None
@@ -57,12 +62,12 @@ class Round:
         """
         broken_off = index < self._next
         if broken_off:
-            if self._later_finite is None or bool(self._later_finite.item()):
+            if self._later_finite is None or self._agree(bool(self._later_finite.item())):
                 raise SparsityError(self._order_message(index))
             self.close()
         if index > self._next:
             left_out = self._optimizers[self._next : index]
-            if bool(_all_finite(left_out).item()):
+            if self._agree(bool(_all_finite(left_out).item())):
                 raise SparsityError(self._order_message(index))
             self._skipped = True
         self._next = index

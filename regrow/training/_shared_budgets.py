@@ -9,6 +9,7 @@ from itertools import pairwise
 from typing import ClassVar, final
 
 import torch
+from torch import Tensor
 
 from regrow._checks import check_choice
 from regrow.allocation import n_active
@@ -93,13 +94,29 @@ class _GlobalMagnitude:
             each = torch.tensor(sizes, device=device).repeat_interleave(
                 torch.tensor(lengths, device=device)
             )
-            chosen = torch.sort(order[each[order].cumsum(0) <= total]).values
+            chosen = _that_fit(order, each[order], total)
         bounds = torch.tensor([0, *lengths], device=device).cumsum(0)
         at = torch.searchsorted(chosen, bounds).tolist()
         return [last - first for first, last in pairwise(at)]
 
     def __str__(self) -> str:
         return "global_magnitude()"
+
+
+def _that_fit(order: Tensor, sizes: Tensor, total: int) -> Tensor:
+    """Units in their ``order``, as many as fit into ``total`` elements, ascending.
+
+    Behind the first that does not fit, smaller ones take what room is left.
+    """
+    n = int((sizes.cumsum(0) <= total).sum())
+    chosen, left = [order[:n]], total - int(sizes[:n].sum())
+    while True:
+        fit = (sizes[n:] <= left).nonzero()
+        if not left or not fit.numel():
+            return torch.sort(torch.cat(chosen)).values
+        n += int(fit[0]) + 1
+        chosen.append(order[n - 1 : n])
+        left -= int(sizes[n - 1])
 
 
 def _n_elements(layers: Sequence[LayerView]) -> int:

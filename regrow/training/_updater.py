@@ -14,7 +14,7 @@ from regrow._names import owned_parameters
 from regrow.accounting import Plan, Report, metrics_of
 from regrow.errors import SparsityError
 from regrow.topology import Topology
-from regrow.training._distributed import ProcessGroup
+from regrow.training._distributed import ProcessGroup, check_group
 from regrow.training._driver import StepDriver
 from regrow.training._health import warn_of_collapse
 from regrow.training._hooks import Attachment, check_unattached
@@ -63,6 +63,7 @@ class TopologyUpdater:
         _check_parts(self._parts, self._optimizers)
         owners = _owner_of_each(self._layers, self._optimizers)
         check_unattached(self._layers)
+        check_group(process_group, self._layers)
         for part in self._parts:
             part.check()
         self._model = model
@@ -210,7 +211,7 @@ class TopologyUpdater:
             layer.mask_copy(parameter)
 
     def on_rewire(self, callback: Callable[[Rewiring], None]) -> None:
-        """Call ``callback`` with the record of each rewiring, right after it was applied."""
+        """Call ``callback`` with the record of each rewiring, at the end of its optimizer step."""
         self._callbacks.append(callback)
 
     def on_metrics(

@@ -33,6 +33,7 @@ from regrow.topology import (
     check_structure,
     random_topology,
     spread_over_groups,
+    structure_tag,
     unit_size,
 )
 
@@ -300,3 +301,16 @@ def test_blocks_of_one_are_kernels_and_kernels_of_a_matrix_are_elements():
     assert torch.equal(columns, Block(4, 1).elements_of(torch.arange(3), shape))
     rows = OutChannel().elements_of(torch.arange(4), shape)
     assert torch.equal(rows, Block(1, 3).elements_of(torch.arange(4), shape))
+
+
+def test_a_structure_compares_by_value_and_its_tag_leaves_defaults_out():
+    class Rows:
+        """Six methods, no value."""
+
+        even_groups, fixed_sparsity = False, None
+        check = n_units = n_groups = unit_of = group_of = elements_of = staticmethod(lambda *a: 0)
+
+    with pytest.raises(TypeError, match="frozen dataclass"):
+        check_structure(Rows(), (2, 2))
+    assert structure_tag(Kernel()) == "Kernel()"
+    assert structure_tag(Transposed(NM(2, 4), 2)) == "Transposed(structure=NM(n=2, m=4), groups=2)"

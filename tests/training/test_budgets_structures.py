@@ -21,6 +21,7 @@ from regrow.training import (
     redistribute,
     rewire,
 )
+from regrow.training._shared_budgets import _that_fit
 
 
 def structured_layer(structure: regrow.topology.Structure, shape: tuple[int, ...]) -> MaskedWeight:
@@ -161,3 +162,18 @@ def test_a_target_on_the_way_that_cannot_be_met_is_told_at_the_start() -> None:
     assert all(torch.equal(p, b) for p, b in zip(net.parameters(), before, strict=True))
     assert not optimizer._optimizer_step_pre_hooks
     regrow.mest(net, optimizer, sparsity=0.9, soft_bound=0.0, **options)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_units_of_different_sizes_fill_the_budget_as_far_as_whole_units_can(seed: int) -> None:
+    """In the order of their scores, each that still fits; not only up to the first that does not."""
+    generator = torch.Generator().manual_seed(seed)
+    sizes = torch.tensor([1, 9, 25])[torch.randint(3, (40,), generator=generator)]
+    order = torch.randperm(40, generator=generator)
+    total = int(torch.randint(int(sizes.sum()) + 1, (1,), generator=generator))
+    want, left = [], total
+    for unit in order.tolist():
+        if sizes[unit] <= left:
+            want.append(unit)
+            left -= int(sizes[unit])
+    assert _that_fit(order, sizes[order], total).tolist() == sorted(want)

@@ -129,3 +129,49 @@ def test_weights_written_inside_the_topology_are_no_matter() -> None:
         net.fc.weight.mul_(0.5)  # dead entries stay zero
     step(net, optimizer, batches(1)[0])
     assert updater.steps == 1
+
+
+class Sam(torch.optim.Optimizer):
+    """Sharpness-aware minimisation in short: weights move for the closure, and come back."""
+
+    def __init__(self, parameters: Any) -> None:
+        super().__init__(list(parameters), {"lr": 0.1})
+
+    def step(self, closure: Any) -> None:
+        moved = []
+        with torch.no_grad():
+            for p in self.param_groups[0]["params"]:
+                moved.append((p, p.detach().clone()))
+                p.add_(0.01 * p.grad)
+                p.grad = None
+        with torch.enable_grad():
+            closure()
+        with torch.no_grad():
+            for p, before in moved:
+                p.copy_(before)
+                if p.grad is not None:
+                    p.sub_(0.1 * p.grad)
+
+
+@pytest.mark.parametrize("weight_step", ["before", "skip"])
+def test_an_optimizer_that_moves_weights_for_its_closure(weight_step: Any) -> None:
+    net = tiny_net()
+    optimizer = Sam(net.parameters())
+    updater = regrow.rigl(
+        net, optimizer, sparsity=0.5, n_steps=12, interval=2, weight_step=weight_step
+    )
+    for batch in batches(10):
+        optimizer.zero_grad()
+        loss_of(net, batch).backward()  # dense where a rewiring is due
+
+        def closure(batch: Any = batch) -> torch.Tensor:
+            optimizer.zero_grad()
+            loss = loss_of(net, batch)
+            loss.backward()
+            return loss
+
+        optimizer.step(closure)
+    assert updater.steps == 10
+    assert updater.rewirings == 4
+    for name, topology in updater.topologies.items():
+        assert not net.get_parameter(name).detach()[~topology.mask].any()

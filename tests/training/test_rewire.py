@@ -48,6 +48,8 @@ def reference(
     """Dropped and grown, with the semantics written out."""
     active = [i for i in range(case.n) if case.active[i]]
     free = [i for i in range(case.n) if not case.active[i]]
+    if not free and not n_prune and n_drop == n_grow:  # what leaves would be what enters
+        return [], []
     if regrow == "never":
         while n_grow > len(free) and n_drop:
             n_grow, n_drop = n_grow - 1, n_drop - 1
@@ -116,7 +118,8 @@ def test_everything_may_be_dropped_and_never_limits_to_what_is_free() -> None:
     full = Case([3.0, 1.0], [1.0, 5.0], [True, True])
     assert decide(full, 0.5, "never") == ([], [])
     assert decide(full, 0.5, "keep") == ([], [])
-    assert decide(full, 0.5, "zero") == ([1], [1])
+    # What leaves would be what enters: to reset it explores nothing.
+    assert decide(full, 0.5, "zero") == ([], [])
 
 
 def test_a_grown_weight_that_is_still_zero_is_active() -> None:

@@ -79,6 +79,8 @@ def reference(
     group_of = structure.group_of(torch.arange(topology.n_units), shape).tolist()
     active, free = topology.units.tolist(), topology.free.nonzero().squeeze(1).tolist()
     groups = range(structure.n_groups(shape))
+    if not free:  # what leaves would be what enters
+        return [], []
     if isinstance(n_out, int):
         out = set(active) - set(best(active, weight, len(active) - n_out))
         lost = [sum(group_of[unit] == g for unit in out) for g in groups]

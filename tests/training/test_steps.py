@@ -340,3 +340,56 @@ def test_exploration_is_the_union_of_all_topologies() -> None:
         n_ever = sum(int(m.sum()) for m in union.values())
         assert updater.exploration == n_ever / sum(m.numel() for m in union.values())
     assert updater.report().exploration == pytest.approx(updater.exploration)
+
+
+@pytest.mark.parametrize("weight_step", ["before", "after", "skip"])
+def test_a_callback_that_raises_leaves_a_whole_step_behind(weight_step: Any) -> None:
+    net = tiny_net()
+    optimizer = OPTIMIZERS["sgd"](net.parameters())
+    updater = regrow.set_training(
+        net, optimizer, sparsity=0.5, n_steps=12, interval=2, weight_step=weight_step
+    )
+    seen = []
+
+    def callback(record: Any) -> None:
+        seen.append((record.step, updater.steps, updater.report().weight_steps))
+        if len(seen) == 1:
+            raise KeyboardInterrupt
+
+    updater.on_rewire(callback)
+    for i, batch in enumerate(batches(6), start=1):
+        if i == 2:
+            with pytest.raises(KeyboardInterrupt):
+                step(net, optimizer, batch)
+            optimizer.zero_grad()
+        else:
+            step(net, optimizer, batch)
+    skipped = weight_step == "skip"
+    assert seen == [(n, n, n // 2 if skipped else n) for n in (2, 4, 6)]
+    updater.load_state_dict(updater.state_dict())
+    assert [record.step for record in updater.history] == [2, 4, 6]
+
+
+def test_a_criterion_may_return_a_view_of_the_gradient() -> None:
+    """What it returned is not written to: it may be the gradient itself."""
+    from regrow.criteria import Score, magnitude
+    from regrow.schedules import UpdateWindow, constant
+    from regrow.training import Part, Rule, TopologyUpdater, prepare_layers
+
+    net = tiny_net()
+    optimizer = OPTIMIZERS["sgd"](net.parameters())
+    signed = Score("signed", lambda x, flat: x.grad_at(flat), reads_gradient=True, on_whole=True)
+    rule = Rule(magnitude, signed, constant(0.3), UpdateWindow(2, 10), weight_step="after")
+    layers = prepare_layers(
+        net,
+        sparsity=0.5,
+        allocation=regrow.uniform(),
+        structure=regrow.Unstructured(),
+        select=regrow.default_weights,
+        seed=0,
+    )
+    updater = TopologyUpdater(net, optimizer, parts=[Part(layers, rule)], seed=0)
+    for batch in batches(5):
+        step(net, optimizer, batch)
+    assert updater.rewirings == 2
+    assert all(p.isfinite().all() for p in net.parameters())
