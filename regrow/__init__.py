@@ -45,7 +45,7 @@ from regrow.training import (
 
 __version__ = "0.1.0"
 
-_ON_FIRST_USE = ("cli", "data", "integrations", "models", "robustness", "study")
+_ON_FIRST_USE = ("cli", "data", "integrations", "models", "ops", "robustness", "study")
 
 __all__ = [
     "NM",

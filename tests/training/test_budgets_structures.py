@@ -166,7 +166,7 @@ def test_a_target_on_the_way_that_cannot_be_met_is_told_at_the_start() -> None:
 
 @pytest.mark.parametrize("seed", range(20))
 def test_units_of_different_sizes_fill_the_budget_as_far_as_whole_units_can(seed: int) -> None:
-    """In the order of their scores, each that still fits; not only up to the first that does not."""
+    """In the order of their scores, each that still fits, not only up to one that does not."""
     generator = torch.Generator().manual_seed(seed)
     sizes = torch.tensor([1, 9, 25])[torch.randint(3, (40,), generator=generator)]
     order = torch.randperm(40, generator=generator)

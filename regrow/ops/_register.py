@@ -1,0 +1,229 @@
+"""The operations as PyTorch knows them: schema, shapes, gradients and FLOPs.
+
+They are ``torch.ops.regrow.product``, ``transposed_product``, ``sampled_product`` and
+``feature_major``; each one's gradients are made of the others, to any order. A layout is handed
+over as its tensors, a back end by name, chosen before.
+
+Legend: B batch, I inputs, O outputs.
+"""
+
+# ruff: noqa: ANN401, ARG001 (torch gives the arguments)
+# mypy: disable-error-code="no-untyped-call, untyped-decorator"
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
+
+from regrow.ops._backend import Pattern, is_feature_major
+from regrow.ops._dispatch import BY_NAME
+from regrow.ops._layout import column_form
+
+LIBRARY = torch.library.Library("regrow", "FRAGMENT")
+COLUMN_FORM = "Tensor? col_ptr, Tensor? rows, Tensor? order"
+LIBRARY.define(
+    "product(Tensor values, Tensor x, Tensor? bias, Tensor row_ptr, Tensor columns, "
+    f"{COLUMN_FORM}, str backend) -> Tensor"
+)
+LIBRARY.define(
+    "transposed_product(Tensor values, Tensor dy, Tensor row_ptr, Tensor columns, "
+    f"{COLUMN_FORM}, SymInt n_in, str backend) -> Tensor"
+)
+LIBRARY.define(
+    "sampled_product(Tensor dy, Tensor x, Tensor row_ptr, Tensor columns, "
+    f"{COLUMN_FORM}, str backend) -> Tensor"
+)
+LIBRARY.define("feature_major(Tensor x, str backend) -> Tensor")
+
+OPS = torch.ops.regrow
+Maybe = Tensor | None
+
+
+# -- what they do --------------------------------------------------------------------------------
+
+
+def _product(
+    values: Tensor, x: Tensor, bias: Maybe, row_ptr: Tensor, columns: Tensor,
+    col_ptr: Maybe, rows: Maybe, order: Maybe, backend: str,
+) -> Tensor:  # fmt: skip
+    pattern = Pattern(row_ptr, columns, col_ptr, rows, order, x.shape[1])
+    return BY_NAME[backend].product(values, x, bias, pattern)
+
+
+def _transposed_product(
+    values: Tensor, dy: Tensor, row_ptr: Tensor, columns: Tensor,
+    col_ptr: Maybe, rows: Maybe, order: Maybe, n_in: int, backend: str,
+) -> Tensor:  # fmt: skip
+    if order is None:
+        col_ptr, rows, order = column_form(row_ptr, columns, n_in)
+    pattern = Pattern(row_ptr, columns, col_ptr, rows, order, n_in)
+    return BY_NAME[backend].transposed_product(values, dy, pattern)
+
+
+def _sampled_product(
+    dy: Tensor, x: Tensor, row_ptr: Tensor, columns: Tensor,
+    col_ptr: Maybe, rows: Maybe, order: Maybe, backend: str,
+) -> Tensor:  # fmt: skip
+    pattern = Pattern(row_ptr, columns, col_ptr, rows, order, x.shape[1])
+    return BY_NAME[backend].sampled_product(dy, x, pattern)
+
+
+def _feature_major(x: Tensor, backend: str) -> Tensor:
+    return BY_NAME[backend].feature_major(x)
+
+
+for _name, _function in (
+    ("product", _product),
+    ("transposed_product", _transposed_product),
+    ("sampled_product", _sampled_product),
+    ("feature_major", _feature_major),
+):
+    LIBRARY.impl(_name, _function, "CompositeExplicitAutograd")
+
+
+# -- shapes --------------------------------------------------------------------------------------
+
+
+@torch.library.register_fake("regrow::product", lib=LIBRARY)
+def _product_shape(values: Tensor, x: Tensor, bias: Maybe, row_ptr: Tensor, *_: Any) -> Tensor:
+    return x.new_empty((row_ptr.shape[0] - 1, x.shape[0])).t()
+
+
+@torch.library.register_fake("regrow::transposed_product", lib=LIBRARY)
+def _transposed_product_shape(values: Tensor, dy: Tensor, *others: Any) -> Tensor:
+    n_in = others[-2]
+    return dy.new_empty((n_in, dy.shape[0])).t()
+
+
+@torch.library.register_fake("regrow::sampled_product", lib=LIBRARY)
+def _sampled_product_shape(
+    dy: Tensor, x: Tensor, row_ptr: Tensor, columns: Tensor, *_: Any
+) -> Tensor:
+    return x.new_empty(columns.shape)
+
+
+@torch.library.register_fake("regrow::feature_major", lib=LIBRARY)
+def _feature_major_shape(x: Tensor, backend: str) -> Tensor:
+    return x.new_empty((x.shape[1], x.shape[0])).t()
+
+
+# -- gradients -----------------------------------------------------------------------------------
+
+
+def prepared(x: Tensor, backend: str) -> Tensor:
+    """``x``, or a feature-major copy where the back end gains by one that several uses share."""
+    wanted = BY_NAME[backend].wants_feature_major(x.shape[0], x.dtype)
+    return OPS.feature_major(x, backend) if wanted and not is_feature_major(x) else x
+
+
+def _like(g: Tensor, x: Tensor, backend: str) -> Tensor:
+    """The gradient of ``x`` in the memory order of ``x``.
+
+    PyTorch would bring it there anyway, where it adds gradients or multiplies them by what a
+    dense neighbour saved, and slowly.
+    """
+    if is_feature_major(x) or not is_feature_major(g) or min(x.shape) < 2:
+        return g
+    back: Tensor = OPS.feature_major(g.t(), backend).t()
+    return back
+
+
+def _save_product(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    values, x, bias, *layout, backend = inputs
+    ctx.save_for_backward(values, x, *layout)
+    ctx.has_bias, ctx.backend = bias is not None, backend
+
+
+def _product_gradients(ctx: Any, dy: Tensor) -> tuple[Maybe, ...]:
+    values, x, *layout = ctx.saved_tensors
+    dy, backend = prepared(dy, ctx.backend), ctx.backend
+    for_values, for_x, for_bias = ctx.needs_input_grad[:3]
+    dx = None
+    if for_x:
+        dx = OPS.transposed_product(values, dy, *layout, x.shape[1], backend)
+        dx = _like(dx, x, backend)
+    return (
+        OPS.sampled_product(dy, x, *layout, backend) if for_values else None,
+        dx,
+        dy.sum(0) if for_bias else None,
+        *[None] * 6,
+    )
+
+
+def _save_transposed_product(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    values, dy, *layout, _, backend = inputs
+    ctx.save_for_backward(values, dy, *layout)
+    ctx.backend = backend
+
+
+def _transposed_product_gradients(ctx: Any, g: Tensor) -> tuple[Maybe, ...]:
+    values, dy, *layout = ctx.saved_tensors
+    g, backend = prepared(g, ctx.backend), ctx.backend
+    for_values, for_dy = ctx.needs_input_grad[:2]
+    return (
+        OPS.sampled_product(dy, g, *layout, backend) if for_values else None,
+        OPS.product(values, g, None, *layout, backend) if for_dy else None,
+        *[None] * 7,
+    )
+
+
+def _save_sampled_product(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    dy, x, *layout, backend = inputs
+    ctx.save_for_backward(dy, x, *layout)
+    ctx.backend = backend
+
+
+def _sampled_product_gradients(ctx: Any, g: Tensor) -> tuple[Maybe, ...]:
+    dy, x, *layout = ctx.saved_tensors
+    for_dy, for_x = ctx.needs_input_grad[:2]
+    n_in, backend = x.shape[1], ctx.backend
+    return (
+        OPS.product(g, x, None, *layout, backend) if for_dy else None,
+        OPS.transposed_product(g, dy, *layout, n_in, backend) if for_x else None,
+        *[None] * 6,
+    )
+
+
+def _save_backend(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    ctx.backend = inputs[1]
+
+
+def _feature_major_gradients(ctx: Any, g: Tensor) -> tuple[Maybe, ...]:
+    if is_feature_major(g) and min(g.shape) > 1:
+        # The input was in another order: see _like.
+        g = OPS.feature_major(g.t(), ctx.backend).t()
+    return g, None
+
+
+for _name, _backward, _setup in (
+    ("product", _product_gradients, _save_product),
+    ("transposed_product", _transposed_product_gradients, _save_transposed_product),
+    ("sampled_product", _sampled_product_gradients, _save_sampled_product),
+    ("feature_major", _feature_major_gradients, _save_backend),
+):
+    torch.library.register_autograd(
+        f"regrow::{_name}", _backward, setup_context=_setup, lib=LIBRARY
+    )
+
+
+# -- FLOPs: a multiplication and an addition for each connection and sample ----------------------
+
+
+@register_flop_formula(torch.ops.regrow.product)
+def _product_flops(values: Any, x: Any, *_: Any, out_shape: Any = None, **__: Any) -> int:
+    return int(2 * values[0] * x[0])
+
+
+@register_flop_formula(torch.ops.regrow.transposed_product)
+def _transposed_flops(values: Any, dy: Any, *_: Any, out_shape: Any = None, **__: Any) -> int:
+    return int(2 * values[0] * dy[0])
+
+
+@register_flop_formula(torch.ops.regrow.sampled_product)
+def _sampled_flops(
+    dy: Any, x: Any, row_ptr: Any, columns: Any, *_: Any, out_shape: Any = None, **__: Any
+) -> int:
+    return int(2 * columns[0] * x[0])
