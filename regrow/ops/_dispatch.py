@@ -16,7 +16,7 @@ from regrow.ops._reference import REFERENCE
 from regrow.ops._torch_sparse import TORCH
 
 BACKENDS = (NUMBA, TORCH, REFERENCE)
-"""Fastest first, as benchmarks/ops/sparse_product.py measures them."""
+"""In order of preference. benchmarks/ops/sparse_product.py times the first against dense torch."""
 BY_NAME = {backend.name: backend for backend in BACKENDS}
 NAMES = ("auto", *BY_NAME)
 
@@ -58,14 +58,14 @@ def why_not(device: torch.device | str, dtype: torch.dtype) -> dict[str, list[st
         dtype: Of the values and the activations.
 
     Returns:
-        Name -> reasons, fastest first; an empty list means that it can.
+        Name -> reasons, in order of preference; an empty list means that it can.
     """
     place = torch.device(device)
     return {backend.name: backend.unsupported(place, dtype) for backend in BACKENDS}
 
 
 def available_backends(device: torch.device | str, dtype: torch.dtype) -> list[str]:
-    """Names of the back ends that can run there, fastest first.
+    """Names of the back ends that can run there, in order of preference.
 
     Args:
         device: Where the tensors would be.
