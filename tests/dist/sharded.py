@@ -206,7 +206,12 @@ def _refusals(data: list[Batch], mesh: DeviceMesh) -> dict[str, str]:
     except regrow.SparsityError as error:
         said["other order"] = str(error)
     model = net(mesh=mesh)
-    updater = regrow.static(model, torch.optim.SGD(model.parameters(), lr=0.1), sparsity=0.6)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    try:
+        regrow.static(model, optimizer, sparsity=0.6, process_group=None)
+    except regrow.SparsityError as error:
+        said["no group"] = str(error)
+    updater = regrow.static(model, optimizer, sparsity=0.6)
     said["plan"] = str(updater.plan())
     try:
         updater.plan(data[0][0])
@@ -230,6 +235,28 @@ def _evaluates_between(data: list[Batch], mesh: DeviceMesh) -> dict[str, Any]:
     return {"rewirings": updater.rewirings}
 
 
+def _overflow_of_one_shard(data: list[Batch], rank: int, mesh: DeviceMesh) -> dict[str, Any]:
+    """A scaler leaves the first of two optimizers out on both ranks; one saw nothing amiss."""
+    model = net(mesh=mesh)
+    named = dict(model.named_parameters())
+    first = [p for name, p in named.items() if name.startswith("fc")]
+    rest = [p for name, p in named.items() if not name.startswith("fc")]
+    optimizers = [torch.optim.SGD(first, lr=0.01), torch.optim.SGD(rest, lr=0.01)]
+    updater = regrow.rigl(model, optimizers, sparsity=0.6, **SCHEDULE)
+    scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
+    steps = []
+    for i, batch in enumerate(data[:5]):
+        scaler.scale(loss_of(model, batch)).backward()
+        if i == 1 and rank == 1:
+            model.fc.weight.grad.to_local()[0, 0] = torch.inf
+        for optimizer in optimizers:
+            scaler.step(optimizer)
+        scaler.update()
+        model.zero_grad()
+        steps.append(updater.steps)
+    return {"steps": steps, "rewirings": updater.rewirings}
+
+
 def sharded_cases(rank: int, folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """All cases of one of two ranks."""
     mesh = init_device_mesh("cpu", (2,))
@@ -244,3 +271,4 @@ def sharded_cases(rank: int, folder: Path) -> Iterator[tuple[str, dict[str, Any]
             yield f"sharded/resume/{case[0]}", _resume(case, data, mesh, own)
     yield "sharded/refusals", _refusals(data, mesh)
     yield "sharded/evaluates", _evaluates_between(data, mesh)
+    yield "sharded/overflow", _overflow_of_one_shard(data, rank, mesh)

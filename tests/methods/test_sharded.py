@@ -65,8 +65,16 @@ def test_sharding_after_the_method_is_told(results: list[dict[str, Any]]) -> Non
         assert "was replaced after it was made sparse" in said["other order"]
         assert "fully_shard before the method" in said["other order"]
         assert "count before fully_shard" in said["flops"]
+        assert "is split over ranks: leave process_group out" in said["no group"]
         assert "mid.weight" in said["plan"]
 
 
 def test_evaluating_between_backward_and_step(results: list[dict[str, Any]]) -> None:
     assert [rank["sharded/evaluates"]["rewirings"] for rank in results] == [1, 1]
+
+
+def test_an_overflow_in_one_shard_skips_the_step_on_all_ranks(
+    results: list[dict[str, Any]],
+) -> None:
+    for rank in results:
+        assert rank["sharded/overflow"] == {"steps": [1, 1, 2, 3, 4], "rewirings": 1}
