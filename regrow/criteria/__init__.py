@@ -4,10 +4,12 @@ from regrow.criteria._combine import product, weighted_sum
 from regrow.criteria._scores import (
     Score,
     gradient,
+    is_uniform,
     magnitude,
     never_active,
     random,
     reads_gradient,
+    reads_past,
     saliency,
     signed_magnitude,
 )
@@ -15,11 +17,13 @@ from regrow.criteria._scores import (
 __all__ = [
     "Score",
     "gradient",
+    "is_uniform",
     "magnitude",
     "never_active",
     "product",
     "random",
     "reads_gradient",
+    "reads_past",
     "saliency",
     "signed_magnitude",
     "weighted_sum",

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
-from regrow.criteria._scores import Score, reads_gradient
+from regrow.criteria._scores import Score, reads_gradient, reads_past
 from regrow.typing import Criterion, LayerView
 
 
@@ -78,4 +78,5 @@ def _combined(
         function,
         reads_gradient=any(map(reads_gradient, parts)),
         by_unit=all(getattr(part, "by_unit", False) for part in parts),
+        reads_past=any(map(reads_past, parts)),
     )

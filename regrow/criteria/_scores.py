@@ -29,6 +29,10 @@ class Score:
             ``grad_at``, elementwise, and never score -inf. It spares the gather.
         by_unit: Whether one score for each unit is meant, whatever its elements hold: the criterion
             is then asked for the first element of each unit. Other scores are summed over a unit.
+        uniform: Whether all places are equally likely to score highest, whatever they hold: places
+            may then be drawn without scoring the others.
+        reads_past: Whether ``function`` calls ``layer.ever_active_at``, which truly sparse layers
+            do not have.
 
     Example:
         >>> smallest = Score("smallest", lambda layer, flat: -layer.weight_at(flat).abs())
@@ -39,6 +43,8 @@ class Score:
     reads_gradient: bool = False
     on_whole: bool = False
     by_unit: bool = False
+    uniform: bool = False
+    reads_past: bool = False
 
     def __call__(self, layer: LayerView, flat: Tensor) -> Tensor:
         return self.function(layer, flat)
@@ -50,6 +56,16 @@ class Score:
 def reads_gradient(criterion: Criterion) -> bool:
     """Whether a criterion reads the dense gradient; True unless it says otherwise."""
     return bool(getattr(criterion, "reads_gradient", True))
+
+
+def is_uniform(criterion: Criterion) -> bool:
+    """Whether a criterion says that it draws places uniformly."""
+    return bool(getattr(criterion, "uniform", False))
+
+
+def reads_past(criterion: Criterion) -> bool:
+    """Whether a criterion says that it asks what was ever active."""
+    return bool(getattr(criterion, "reads_past", False))
 
 
 def _wide(values: Tensor) -> Tensor:
@@ -106,9 +122,9 @@ gradient = Score("gradient", _gradient, reads_gradient=True, on_whole=True)
 saliency = Score("saliency", _saliency, reads_gradient=True)
 """|w dL/dw|: first-order change of the loss where a weight goes."""
 
-random = Score("random", _random, by_unit=True)
+random = Score("random", _random, by_unit=True, uniform=True)
 """Uniform draws from the layer's derived generator: SET, DSR, MEST."""
 
-never_active = Score("never_active", _never_active, by_unit=True)
+never_active = Score("never_active", _never_active, by_unit=True, reads_past=True)
 """1 where the unit was never active, else 0. ITOP's option to grow what is new first (Liu et al.
 2021) is ``weighted_sum((never_active, 1.0), (random, 1.0))``: draws lie below 1."""

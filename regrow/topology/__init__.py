@@ -1,8 +1,12 @@
 """Which connections exist: structures, topologies, exact selection, derived randomness."""
 
+from regrow.topology._best import Best
+from regrow.topology._delta import TopologyDelta, apply
+from regrow.topology._groups import unit_ranges
 from regrow.topology._initial import random_topology
 from regrow.topology._pack import pack_bits, unpack_bits
 from regrow.topology._random import derived_generator
+from regrow.topology._sample import sample_places
 from regrow.topology._select import select_top, select_top_reference
 from regrow.topology._structure import (
     Structure,
@@ -11,7 +15,7 @@ from regrow.topology._structure import (
     structure_tag,
     unit_size,
 )
-from regrow.topology._topology import Topology, TopologyDelta, apply
+from regrow.topology._topology import Topology
 from regrow.topology.structures import (
     NM,
     Block,
@@ -26,6 +30,7 @@ from regrow.topology.structures import (
 
 __all__ = [
     "NM",
+    "Best",
     "Block",
     "ChannelGroups",
     "ConstantFanIn",
@@ -42,10 +47,12 @@ __all__ = [
     "derived_generator",
     "pack_bits",
     "random_topology",
+    "sample_places",
     "select_top",
     "select_top_reference",
     "spread_over_groups",
     "structure_tag",
+    "unit_ranges",
     "unit_size",
     "unpack_bits",
 ]

@@ -76,6 +76,25 @@ def check_flags(flags: object, argument: str, structure: Structure, shape: Shape
     return found
 
 
+def check_allowed(allowed: object, active: Tensor, structure: Structure, shape: Shape) -> None:
+    """Raise if an active unit is not allowed.
+
+    Raises:
+        TypeError: ``allowed`` is no tensor.
+        SparsityError: It is not one boolean a unit, on another device, or rules out active units.
+    """
+    flags = check_flags(allowed, "allowed", structure, shape)
+    if flags.device != active.device:
+        raise SparsityError(
+            f"allowed must be on {active.device} as the active units are, got {flags.device}"
+        )
+    outside = (active & ~flags).nonzero().squeeze(1)
+    if outside.numel():
+        raise SparsityError(
+            f"{outside.numel()} active units are not allowed: {outside[:5].tolist()} ..."
+        )
+
+
 def check_units(units: object, n_units: int, argument: str = "units") -> Tensor:
     """``units`` as ascending indices of units.
 
@@ -96,3 +115,8 @@ def check_units(units: object, n_units: int, argument: str = "units") -> Tensor:
             f"{argument} must be ascending, without repeats, and lie in [0, {n_units})"
         )
     return found
+
+
+def same_flags(a: Tensor | None, b: Tensor | None) -> bool:
+    """Whether both say the same, or nothing."""
+    return torch.equal(a, b) if a is not None and b is not None else a is b

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import cached_property
 from typing import final
 
@@ -10,38 +9,28 @@ import torch
 from torch import Tensor
 
 from regrow.errors import SparsityError
-from regrow.topology._arguments import check_flags, check_shape, check_tensor, check_units
+from regrow.topology._arguments import (
+    check_allowed,
+    check_flags,
+    check_shape,
+    check_tensor,
+    check_units,
+    same_flags,
+)
+from regrow.topology._groups import per_group, room_of
+from regrow.topology._rows import Rows, are_among, check_rows, fits_rows
 from regrow.topology._structure import Structure, check_counts, unit_size
 from regrow.topology.structures import Unstructured
 from regrow.typing import Shape
-
-
-@dataclass(frozen=True, eq=False)
-class TopologyDelta:
-    """A decision, before anything is changed.
-
-    Args:
-        dropped: Unit indices (n,) int64, ascending, all active before.
-        grown: Unit indices (m,) int64, ascending, none active before unless it is also in
-            ``dropped``. A unit in both comes back at its initial value with fresh optimizer
-            state; one that keeps its value is in neither.
-    """
-
-    dropped: Tensor
-    grown: Tensor
-
-    @property
-    def is_empty(self) -> bool:
-        """Whether the decision changes nothing."""
-        return self.dropped.numel() == 0 and self.grown.numel() == 0
 
 
 @final
 class Topology:
     """The connections of one weight, explicit and never inferred from values.
 
-    One boolean a unit is held; every other form is derived from it. Treat each tensor that is
-    handed out as read-only: nothing in regrow writes to one.
+    One boolean a unit is held or, in the compact form of truly sparse layers, an int32 column a
+    connection; every other form is derived from it. Both forms say the same and compare as equal.
+    Treat each tensor that is handed out as read-only: nothing in regrow writes to one.
 
     Args:
         units: Indices of the active units (n,), ascending int64.
@@ -65,6 +54,13 @@ class Topology:
         [[True, False], [False, True]]
     """
 
+    shape: Shape
+    structure: Structure
+    n_active: int
+    allowed: Tensor | None
+    _active: Tensor | None
+    _rows: Rows | None
+
     def __init__(
         self,
         units: Tensor,
@@ -75,11 +71,11 @@ class Topology:
     ) -> None:
         structure = Unstructured() if structure is None else structure
         shape = check_shape(shape, structure)
-        n_units = structure.n_units(shape)
-        units = check_units(units, n_units)
-        active = torch.zeros(n_units, dtype=torch.bool, device=units.device)
+        units = check_units(units, structure.n_units(shape))
+        active = torch.zeros(structure.n_units(shape), dtype=torch.bool, device=units.device)
         active[units.to(torch.int64)] = True
-        self._adopt(active, shape, structure, allowed=allowed, n_active=units.numel())
+        n_active = units.numel()
+        self._of(shape, structure, active=active, allowed=allowed, n_active=n_active, into=self)
         self._check()
 
     @classmethod
@@ -108,9 +104,46 @@ class Topology:
         shape = check_shape(shape, structure)
         active = check_flags(active, "active", structure, shape)
         n_active = int(active.count_nonzero())
-        topology = cls._of(active, shape, structure, allowed=allowed, n_active=n_active)
+        topology = cls._of(shape, structure, active=active, allowed=allowed, n_active=n_active)
         topology._check()
         return topology
+
+    @classmethod
+    def from_csr(
+        cls, row_ptr: Tensor, columns: Tensor, shape: Shape, *, structure: Structure | None = None
+    ) -> Topology:
+        """A compact topology from compressed rows of the weight as a matrix (shape[0], the rest).
+
+        Args:
+            row_ptr: (shape[0] + 1,) int64; row r has the connections row_ptr[r] to row_ptr[r + 1].
+                Kept, so hand it over.
+            columns: (nnz,) int32, ascending within each row. Kept.
+            shape: Shape of the weight.
+            structure: What a unit is; by default a single element.
+
+        Raises:
+            TypeError: An argument is of another type.
+            SparsityError: The tensors do not describe a weight of this shape, a unit is neither
+                wholly in nor wholly out, or a group has a count that the structure rules out.
+
+        Example:
+            >>> columns = torch.tensor([0, 1, 2], dtype=torch.int32)
+            >>> topology = Topology.from_csr(torch.tensor([0, 1, 3]), columns, (2, 3))
+            >>> topology.mask.int().tolist()
+            [[1, 0, 0], [0, 1, 1]]
+        """
+        structure = Unstructured() if structure is None else structure
+        shape = check_shape(shape, structure)
+        return cls._of_rows(check_rows(row_ptr, columns, shape), shape, structure)
+
+    @classmethod
+    def _of_rows(cls, rows: Rows, shape: Shape, structure: Structure) -> Topology:
+        n_active, left = divmod(rows.columns.numel(), unit_size(structure, shape))
+        self = cls._of(shape, structure, rows=rows, n_active=n_active)
+        if left or (self.unit_size > 1 and not self._holds_whole_units()):
+            raise SparsityError(f"the connections cut through units of {structure}")
+        self._check()
+        return self
 
     @classmethod
     def from_mask(
@@ -158,70 +191,100 @@ class Topology:
     @classmethod
     def _of(
         cls,
-        active: Tensor,
         shape: Shape,
         structure: Structure,
         *,
-        allowed: Tensor | None,
         n_active: int,
+        active: Tensor | None = None,
+        rows: Rows | None = None,
+        allowed: Tensor | None = None,
+        into: Topology | None = None,
     ) -> Topology:
-        self = cls.__new__(cls)
-        self._adopt(active, shape, structure, allowed=allowed, n_active=n_active)
-        return self
-
-    def _adopt(
-        self,
-        active: Tensor,
-        shape: Shape,
-        structure: Structure,
-        *,
-        allowed: Tensor | None,
-        n_active: int,
-    ) -> None:
-        self.active = active
+        self = cls.__new__(cls) if into is None else into
         self.shape = shape
         self.structure = structure
-        self.allowed = allowed
         self.n_active = n_active
+        self.allowed = allowed
+        self._active = active
+        self._rows = rows
+        return self
+
+    def _holds_whole_units(self) -> bool:
+        units = self._sorted_units().view(-1, self.unit_size)
+        return not bool(units.diff(dim=1).any())
+
+    def _sorted_units(self) -> Tensor:
+        """The unit of every connection, sorted (nnz,)."""
+        return self.structure.unit_of(self.indices, self.shape).sort().values
 
     def _check(self) -> None:
         """Raise if an active unit is not allowed, or a group's count is ruled out."""
         if self.allowed is not None:
-            check_flags(self.allowed, "allowed", self.structure, self.shape)
-            if self.allowed.device != self.device:
-                raise SparsityError(
-                    f"allowed must be on {self.device} as the active units are, "
-                    f"got {self.allowed.device}"
-                )
-            outside = (self.active & ~self.allowed).nonzero().squeeze(1)
-            if outside.numel():
-                raise SparsityError(
-                    f"{outside.numel()} active units are not allowed: {outside[:5].tolist()} ..."
-                )
+            check_allowed(self.allowed, self.active, self.structure, self.shape)
         if self.structure.even_groups or self.structure.fixed_sparsity is not None:
             check_counts(self.structure, self.counts(), self.shape)
 
     @property
     def device(self) -> torch.device:
         """Where the tensors live."""
-        return self.active.device
+        held = self._active if self._rows is None else self._rows.columns
+        return held.device  # type: ignore[union-attr]
+
+    @property
+    def is_compact(self) -> bool:
+        """Whether connections are held as compressed rows, not as one boolean a unit."""
+        return self._rows is not None
+
+    def compact(self) -> Topology:
+        """The same topology as compressed rows: four bytes a connection.
+
+        Raises:
+            SparsityError: Units are restricted by ``allowed``, which takes one boolean a unit, or
+                the weight is too large for int32 columns.
+        """
+        if self.is_compact:
+            return self
+        if self.allowed is not None:
+            raise SparsityError(
+                f"a compact topology has no allowed= units; this one allows {self.n_allowed} of "
+                f"{self.n_units}: keep the weight masked"
+            )
+        if not fits_rows(self.shape):
+            raise SparsityError(f"a weight of shape {self.shape} is too large for int32 columns")
+        rows = Rows.of(self.indices, self.shape)
+        return Topology._of(self.shape, self.structure, rows=rows, n_active=self.n_active)
+
+    @property
+    def csr(self) -> tuple[Tensor, Tensor]:
+        """``row_ptr`` (shape[0] + 1,) int64 and ``columns`` (nnz,) int32 of the weight as a matrix.
+
+        Held by a compact topology, computed at each call by another.
+        """
+        rows = Rows.of(self.indices, self.shape) if self._rows is None else self._rows
+        return rows.row_ptr, rows.columns
+
+    @property
+    def active(self) -> Tensor:
+        """One boolean a unit (n_units,); made at each call where the topology is compact."""
+        if self._active is not None:
+            return self._active
+        active = torch.zeros(self.n_units, dtype=torch.bool, device=self.device)
+        active[self.units] = True
+        return active
+
+    def is_active(self, units: Tensor) -> Tensor:
+        """Whether each of the units (n,) int64 is active -> (n,) bool."""
+        return are_among(self.units, units) if self._active is None else self._active[units]
 
     @property
     def n_units(self) -> int:
         """Number of units, active or not."""
-        return self.active.numel()
+        return self.structure.n_units(self.shape)
 
     @cached_property
     def room(self) -> Tensor:
         """The most active units that each group can hold (n_groups,) int64; read-only."""
-        n_groups = self.structure.n_groups(self.shape)
-        if self.allowed is None and n_groups == 1:
-            return torch.tensor([self.n_units], device=self.device)
-        return self._per_group(
-            torch.arange(self.n_units, device=self.device)
-            if self.allowed is None
-            else self.allowed.nonzero().squeeze(1)
-        )
+        return room_of(self.structure, self.shape, self.allowed, self.device)
 
     @property
     def n_allowed(self) -> int:
@@ -236,20 +299,37 @@ class Topology:
     @property
     def units(self) -> Tensor:
         """Active units (n_active,) int64, ascending."""
-        return self.active.nonzero().squeeze(1)
+        if self._active is not None:
+            return self._active.nonzero().squeeze(1)
+        if isinstance(self.structure, Unstructured):
+            return self.indices
+        return self._sorted_units()[:: self.unit_size].contiguous()
 
     @property
     def indices(self) -> Tensor:
         """Active elements (nnz,) int64, ascending flat row-major positions."""
+        if self._rows is not None:
+            return self._rows.positions(self.shape)
         return self.mask.reshape(-1).nonzero().squeeze(1)
 
     @cached_property
-    def mask(self) -> Tensor:
-        """Boolean tensor of the weight's shape, True where a connection exists; read-only."""
+    def _mask(self) -> Tensor:
         if isinstance(self.structure, Unstructured):
             return self.active.view(self.shape)
         mask = torch.zeros(self.n_elements, dtype=torch.bool, device=self.device)
         mask[self.structure.elements_of(self.units, self.shape).reshape(-1)] = True
+        return mask.view(self.shape)
+
+    @property
+    def mask(self) -> Tensor:
+        """Boolean tensor of the weight's shape, True where a connection exists; read-only.
+
+        Made at each call, and not kept, where the topology is compact.
+        """
+        if self._rows is None:
+            return self._mask
+        mask = torch.zeros(self.n_elements, dtype=torch.bool, device=self.device)
+        mask[self.indices] = True
         return mask.view(self.shape)
 
     @property
@@ -276,35 +356,40 @@ class Topology:
         """Active units of each group (n_groups,) int64."""
         if self.structure.n_groups(self.shape) == 1:
             return torch.tensor([self.n_active], device=self.device)
-        return self._per_group(self.units)
-
-    def _per_group(self, units: Tensor) -> Tensor:
-        groups = self.structure.group_of(units, self.shape)
-        return torch.bincount(groups, minlength=self.structure.n_groups(self.shape))
+        return per_group(self.structure, self.shape, self.units)
 
     def to(self, device: torch.device | str) -> Topology:
         """The same topology on another device."""
         if torch.device(device) == self.device:
             return self
-        allowed = None if self.allowed is None else self.allowed.to(device)
         return Topology._of(
-            self.active.to(device),
             self.shape,
             self.structure,
-            allowed=allowed,
             n_active=self.n_active,
+            active=None if self._active is None else self._active.to(device),
+            rows=None if self._rows is None else self._rows.to(device),
+            allowed=None if self.allowed is None else self.allowed.to(device),
         )
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Topology):
             return NotImplemented
-        same_kind = self.shape == other.shape and self.structure == other.structure
+        kinds = [(one.shape, one.structure, one.n_active) for one in (self, other)]
+        if kinds[0] != kinds[1]:
+            return False
         other = other.to(self.device)
-        return (
-            same_kind
-            and torch.equal(self.active, other.active)
-            and _same_flags(self.allowed, other.allowed)
-        )
+        return self._same_units(other) and same_flags(self.allowed, other.allowed)
+
+    def _same_units(self, other: Topology) -> bool:
+        if self._active is not None and other._active is not None:
+            return torch.equal(self._active, other._active)
+        if self._rows is not None and other._rows is not None:
+            return self._rows.same(other._rows)
+        return torch.equal(self.indices, other.indices)
+
+    def __deepcopy__(self, memo: dict[int, object]) -> Topology:
+        # Immutable: a copied model can share it.
+        return self
 
     __hash__ = None  # type: ignore[assignment]
 
@@ -314,50 +399,3 @@ class Topology:
             f"Topology(shape={self.shape}, structure={self.structure}, nnz={self.nnz}, "
             f"sparsity={self.sparsity:.4g}{allowed})"
         )
-
-
-def apply(topology: Topology, delta: TopologyDelta) -> Topology:
-    """The topology after a decision.
-
-    Args:
-        topology: The topology the decision was made on; unchanged.
-        delta: Units to drop and to grow.
-
-    Returns:
-        A new topology.
-
-    Raises:
-        TypeError: The decision holds something else than tensors.
-        SparsityError: An index is out of range, repeated or out of order, a dropped unit is
-            absent, a grown one is present and not dropped, or not allowed, or a group ends with a
-            count that the structure rules out.
-
-    Example:
-        >>> before = Topology(torch.tensor([0, 3]), (2, 2))
-        >>> apply(before, TopologyDelta(torch.tensor([0]), torch.tensor([1]))).units.tolist()
-        [1, 3]
-    """
-    for argument, units in (("dropped", delta.dropped), ("grown", delta.grown)):
-        check_units(units, topology.n_units, argument)
-    active = topology.active.clone()
-    if not bool(active[delta.dropped].all()):
-        absent = delta.dropped[~active[delta.dropped]][:5].tolist()
-        raise SparsityError(f"cannot drop units that are not active: {absent} ...")
-    active[delta.dropped] = False
-    if bool(active[delta.grown].any()):
-        present = delta.grown[active[delta.grown]][:5].tolist()
-        raise SparsityError(f"cannot grow units that are active and not dropped: {present} ...")
-    active[delta.grown] = True
-    new = Topology._of(
-        active,
-        topology.shape,
-        topology.structure,
-        allowed=topology.allowed,
-        n_active=topology.n_active - delta.dropped.numel() + delta.grown.numel(),
-    )
-    new._check()
-    return new
-
-
-def _same_flags(a: Tensor | None, b: Tensor | None) -> bool:
-    return torch.equal(a, b) if a is not None and b is not None else a is b
