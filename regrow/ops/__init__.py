@@ -10,6 +10,8 @@ elementwise operations keep that, and the next sparse product copies nothing.
 
 from regrow.ops._backend import Backend, Pattern
 from regrow.ops._carry import carry_values
+from regrow.ops._conv import sparse_conv
+from regrow.ops._dispatch import NAMES as BACKEND_NAMES
 from regrow.ops._dispatch import available_backends, use_backend, why_not
 from regrow.ops._functional import (
     product,
@@ -22,6 +24,7 @@ from regrow.ops._functional import (
 from regrow.ops._layout import CSR, ColumnForm
 
 __all__ = [
+    "BACKEND_NAMES",
     "CSR",
     "Backend",
     "ColumnForm",
@@ -31,6 +34,7 @@ __all__ = [
     "product",
     "sampled_at",
     "sampled_product",
+    "sparse_conv",
     "sparse_linear",
     "to_dense",
     "transposed_product",

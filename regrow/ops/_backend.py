@@ -31,6 +31,7 @@ class Pattern(NamedTuple):
 Product = Callable[[Tensor, Tensor, Tensor | None, Pattern], Tensor]
 TransposedProduct = Callable[[Tensor, Tensor, Pattern], Tensor]
 SampledProduct = Callable[[Tensor, Tensor, Pattern], Tensor]
+Gradients = Callable[[Tensor, Tensor, Tensor, Pattern, bool], tuple[Tensor, Tensor]]
 
 
 @final
@@ -43,26 +44,55 @@ class Backend:
         product: (values, x_BI, bias or None, pattern) -> y_BO, feature-major in memory.
         transposed_product: (values, dy_BO, pattern) -> dx_BI, feature-major in memory.
         sampled_product: (dy_BO, x_BI, pattern) -> (nnz,).
-        feature_major: (B, I) -> the same numbers in new memory with strides (1, B).
-        wants_feature_major: (batch size, dtype) -> whether a copy in that order, made once and used
-            by several operations, saves more than it costs.
         unsupported: (device, dtype) -> reasons why it cannot run, none if it can.
         tolerances: dtype -> (relative, absolute) error against float64, for entries about 1 and
             sums of at most a few thousand terms.
         deterministic: Whether equal inputs give equal bits, whatever the number of threads.
+        both_gradients: (values, dy_BO, x_BI, pattern, batch_first) -> those of values and of x,
+            the second one contiguous where ``batch_first``, or else feature-major; None where
+            nothing is gained by computing them together.
+        packed: x_BI -> the same in the memory order that the products read, or itself where they
+            would bring it there anyway at each use.
     """
 
     name: str
     product: Product
     transposed_product: TransposedProduct
     sampled_product: SampledProduct
-    feature_major: Callable[[Tensor], Tensor]
-    wants_feature_major: Callable[[int, torch.dtype], bool]
     unsupported: Callable[[torch.device, torch.dtype], list[str]]
     tolerances: Mapping[torch.dtype, tuple[float, float]]
     deterministic: bool
+    both_gradients: Gradients | None = None
+    packed: Callable[[Tensor], Tensor] | None = None
+
+    def gradients(
+        self,
+        values: Tensor,
+        dy_BO: Tensor,
+        x_BI: Tensor,
+        pattern: Pattern,
+        wanted: tuple[bool, bool],
+        *,
+        batch_first: bool,
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """The gradients of a product: of values, and of x in the order asked for; or None."""
+        for_values, for_x = wanted
+        if for_values and for_x and self.both_gradients is not None:
+            return self.both_gradients(values, dy_BO, x_BI, pattern, batch_first)
+        dx = self.transposed_product(values, dy_BO, pattern) if for_x else None
+        if dx is not None and batch_first:
+            dx = dx.contiguous()
+        return self.sampled_product(dy_BO, x_BI, pattern) if for_values else None, dx
 
 
 def is_feature_major(x_BI: Tensor) -> bool:
     """Whether the features of a (B, I) tensor follow one another in memory, sample by sample."""
     return x_BI.t().is_contiguous()
+
+
+def as_result(view: Tensor) -> Tensor:
+    """The same memory as a tensor of its own: what comes behind may write to it in place.
+
+    torch refuses that for results of an operation that are views of something.
+    """
+    return view if view._base is None else view.new_empty(0).set_(view)

@@ -97,3 +97,14 @@ def choose(name: str, device: torch.device, dtype: torch.dtype) -> Backend:
     reasons = "; ".join(f"{key}: {', '.join(why)}" for key, why in found.items())
     others = "" if name == "auto" else f" (these can: {available_backends(device, dtype)})"
     raise BackendUnavailableError(f"no back end can run this: {reasons}{others}")
+
+
+def chosen(name: str, device: torch.device, dtype: torch.dtype) -> str:
+    """The name to hand to an operation: that of ``choose``.
+
+    While torch.compile traces, which cannot look for packages, it stays what it is: the operation
+    chooses when it runs.
+    """
+    if torch.compiler.is_compiling():
+        return check_choice(name, "backend", NAMES)
+    return choose(name, device, dtype).name

@@ -8,13 +8,17 @@ Legend: B batch (any leading dimensions), I inputs, O outputs, W the matrix that
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from regrow.errors import SparsityError
-from regrow.ops._dispatch import choose
+from regrow.ops._autograd import linear
+from regrow.ops._dispatch import chosen
 from regrow.ops._layout import CSR
-from regrow.ops._register import OPS, prepared
+from regrow.ops._register import OPS
+from regrow.ops._sparse_input import is_sparse_input, read
 
 
 def product(values: Tensor, layout: CSR, x: Tensor, *, backend: str = "auto") -> Tensor:
@@ -44,21 +48,29 @@ def product(values: Tensor, layout: CSR, x: Tensor, *, backend: str = "auto") ->
 
 
 def sparse_linear(
-    values: Tensor, layout: CSR, x: Tensor, *, bias: Tensor | None = None, backend: str = "auto"
+    values: Tensor,
+    layout: CSR,
+    x: Any,  # noqa: ANN401 - a tensor, or a matrix of scipy, which need not be there
+    *,
+    bias: Tensor | None = None,
+    backend: str = "auto",
 ) -> Tensor:
     """A linear layer whose weight is sparse: ``x @ W.T + bias``.
 
-    The input is put in feature-major order at most once, for the product and for its gradients.
+    The gradient of ``x`` has the memory order of ``x``. A sparse ``x`` is never made dense, and
+    gets no gradient.
 
     Args:
         values: (nnz,) floating, in the order of the layout.
         layout: Where they belong.
-        x: (..., n_in), of the same dtype and device; any strides.
+        x: (..., n_in), of the same dtype and device; any strides. Or a sparse (B, n_in): a
+            ``scipy.sparse`` matrix in compressed rows, or a tensor of ``torch.sparse_csr``.
         bias: (n_out,) of the same dtype, or None.
         backend: "auto", "numba", "torch" or "reference".
 
     Returns:
-        (..., n_out), feature-major in memory. Differentiable in ``values``, ``x`` and ``bias``.
+        (..., n_out), feature-major in memory, or batch-first for a sparse ``x``. Differentiable in
+        ``values``, a dense ``x``, and ``bias``.
 
     Raises:
         TypeError: Another type or dtype.
@@ -67,16 +79,35 @@ def sparse_linear(
     """
     n_out, n_in = _check_layout(layout).shape
     _check_values(values, layout)
-    _check_dense(x, "x", n_in, values)
+    sparse_input = is_sparse_input(x)
+    if not sparse_input:
+        _check_dense(x, "x", n_in, values)
     if bias is not None:
         _check_like(bias, "bias", values)
         if bias.shape != (n_out,):
             raise SparsityError(f"bias must have shape ({n_out},), got {tuple(bias.shape)}")
-    name = choose(backend, values.device, values.dtype).name
+    name = chosen(backend, values.device, values.dtype)
+    if sparse_input:
+        return _of_sparse(values, layout, x, bias, name)
     pattern = layout.pattern(with_columns=torch.is_grad_enabled() and x.requires_grad)
-    x_BI = prepared(_rows_of(x), name)
-    y_BO = OPS.product(values, x_BI, bias, *pattern[:-1], name)
-    return _as_before(y_BO, x)
+    return _as_before(linear(values, _rows_of(x), bias, pattern, name), x)
+
+
+def _of_sparse(
+    values: Tensor,
+    layout: CSR,
+    x: Any,  # noqa: ANN401
+    bias: Tensor | None,
+    name: str,
+) -> Tensor:
+    found = read(x)
+    _check_like(found.data, "x", values)
+    if found.shape[1] != layout.shape[1]:
+        raise SparsityError(f"x must have {layout.shape[1]} columns, got the shape {found.shape}")
+    y: Tensor = OPS.sparse_input_product(
+        values, *found[:3], *layout.column_form, layout.shape[0], name
+    )
+    return y if bias is None else y + bias
 
 
 def transposed_product(values: Tensor, layout: CSR, dy: Tensor, *, backend: str = "auto") -> Tensor:
@@ -99,7 +130,7 @@ def transposed_product(values: Tensor, layout: CSR, dy: Tensor, *, backend: str 
     n_out, n_in = _check_layout(layout).shape
     _check_values(values, layout)
     _check_dense(dy, "dy", n_out, values)
-    name = choose(backend, values.device, values.dtype).name
+    name = chosen(backend, values.device, values.dtype)
     pattern = layout.pattern(with_columns=True)
     dx_BI = OPS.transposed_product(values, _rows_of(dy), *pattern[:-1], n_in, name)
     return _as_before(dx_BI, dy)
@@ -124,7 +155,7 @@ def sampled_product(layout: CSR, dy: Tensor, x: Tensor, *, backend: str = "auto"
     """
     _check_layout(layout)
     dy_BO, x_BI = _pair(dy, x, layout.shape, layout.device)
-    name = choose(backend, x.device, x.dtype).name
+    name = chosen(backend, x.device, x.dtype)
     pattern = layout.pattern(with_columns=torch.is_grad_enabled() and x.requires_grad)
     found: Tensor = OPS.sampled_product(dy_BO, x_BI, *pattern[:-1], name)
     return found
@@ -165,7 +196,7 @@ def sampled_at(
             f"rows and columns must be equally many, got {rows.numel()} and {columns.numel()}"
         )
     dy_BO, x_BI = _pair(dy, x, shape, x.device)
-    name = choose(backend, x.device, x.dtype).name
+    name = chosen(backend, x.device, x.dtype)
     order = None
     if bool((rows.diff() < 0).any()):
         rows, order = torch.sort(rows, stable=True)

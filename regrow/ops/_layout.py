@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from functools import cached_property
 from typing import NamedTuple, final
 
 import torch
 from torch import Tensor
+from torch.utils.weak import WeakIdKeyDictionary
 
 from regrow.errors import SparsityError
 from regrow.ops import _numba
@@ -14,6 +16,9 @@ from regrow.ops._backend import Pattern
 from regrow.topology import Topology
 
 LARGEST = 2**31 - 1
+_known: WeakIdKeyDictionary = WeakIdKeyDictionary()
+"""Columns -> (whose they are, their column form). Operations are handed the tensors of a layout
+without it where they were traced."""
 
 
 class ColumnForm(NamedTuple):
@@ -67,24 +72,24 @@ class CSR:
         """The layout of a topology.
 
         Args:
-            topology: Of a weight of two dimensions, any structure.
+            topology: Of any structure; of a weight of more than two dimensions, such as that of a
+                convolution, all but the first are taken as one.
 
         Returns:
-            Its layout, on the same device.
+            Its layout, on the same device; it shares the memory of a compact topology.
 
         Raises:
             TypeError: No topology.
-            SparsityError: Not of two dimensions, or too large.
+            SparsityError: Without dimensions, or too large.
         """
         if not isinstance(topology, Topology):
             raise TypeError(f"topology must be a Topology, got {topology!r:.80}")
-        shape = _check_shape(topology.shape, topology.nnz)
-        n_out, n_in = shape
-        positions = topology.indices
-        starts = torch.arange(n_out + 1, device=positions.device) * n_in
+        if not topology.shape:
+            raise SparsityError("a layout has rows and columns; got a topology without dimensions")
+        n_out, *rest = topology.shape
+        shape = _check_shape((n_out, math.prod(rest)), topology.nnz)
         self = cls.__new__(cls)
-        row_ptr = torch.searchsorted(positions, starts)
-        self._adopt(row_ptr, positions.remainder(n_in).to(torch.int32), shape)
+        self._adopt(*topology.csr, shape)
         return self
 
     def _check(self) -> None:
@@ -146,8 +151,11 @@ class CSR:
             with_columns: Whether the column form is among them: it is computed if it was not yet.
                 The transposed product needs it, and computes it at each call where it is absent.
         """
-        known = with_columns or "column_form" in self.__dict__
         n_in = self.shape[1]
+        # (While torch.compile traces nothing can be computed: the operation will find it.)
+        known = not torch.compiler.is_compiling() and (
+            with_columns or "column_form" in self.__dict__
+        )
         if not known:
             return Pattern(self.row_ptr, self.columns, None, None, None, n_in)
         return Pattern(self.row_ptr, self.columns, *self.column_form, n_in)
@@ -160,12 +168,24 @@ class CSR:
         other._adopt(self.row_ptr.to(device), self.columns.to(device), self.shape)
         return other
 
+    def __deepcopy__(self, memo: dict[int, object]) -> CSR:
+        # Immutable: a copied module can share it.
+        return self
+
     def __repr__(self) -> str:
         return f"CSR(shape={self.shape}, nnz={self.nnz})"
 
 
 def column_form(row_ptr: Tensor, columns: Tensor, n_in: int) -> ColumnForm:
-    """Connections in column order, rows ascending within a column."""
+    """Connections in column order, rows ascending within a column; known as long as ``columns``."""
+    owner = row_ptr.data_ptr(), n_in
+    found: tuple[object, ColumnForm] | None = _known.get(columns)  # type: ignore[no-untyped-call]
+    if found is None or found[0] != owner:
+        _known[columns] = found = owner, _column_form(row_ptr, columns, n_in)
+    return found[1]
+
+
+def _column_form(row_ptr: Tensor, columns: Tensor, n_in: int) -> ColumnForm:
     if columns.device.type == "cpu" and not _numba.missing():
         return ColumnForm(*_numba.column_form(row_ptr, columns, n_in))
     order = torch.argsort(columns, stable=True)

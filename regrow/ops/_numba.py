@@ -3,7 +3,7 @@
 numba is imported by the first operation that runs on it, never before.
 """
 
-# ruff: noqa: N803, N806 (shape letters)
+# ruff: noqa: FBT001, N803 (shape letters; booleans are part of the interface)
 
 from __future__ import annotations
 
@@ -23,6 +23,15 @@ from regrow.ops._backend import Backend, Pattern, is_feature_major
 OLDEST = (0, 63)
 BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 DTYPES = (torch.float32, torch.float64, torch.bfloat16)
+
+CHUNK = 256
+"""Rows of a unit at most: their sums stay in the second-level cache from block to block."""
+RUN = 16
+NEAR_BYTES, FAR_BYTES = 32 * 1024, 384 * 1024
+"""Inputs of a block: as many as stay in the first-level cache, or so many more that a row has RUN
+connections among them, up to what stays in the second-level cache. With the inputs in the first
+cache the kernels do 65 GFLOP/s on one core that could do 118, out of the second one 45; each run
+costs about as much as five connections, though. Times: benchmarks/ops/sparse_product.py."""
 
 
 @functools.cache
@@ -47,6 +56,21 @@ def _kernels() -> ModuleType:
     return _kernels
 
 
+@functools.cache
+def sample_kernels() -> ModuleType:
+    """The kernels for sparse inputs."""
+    from regrow.ops import _sample_kernels
+
+    return _sample_kernels
+
+
+@functools.cache
+def _tasks() -> ModuleType:
+    from regrow.ops import _tasks
+
+    return _tasks
+
+
 def unsupported(device: torch.device, dtype: torch.dtype) -> list[str]:
     """Reasons why the kernels cannot run."""
     reasons = []
@@ -58,25 +82,24 @@ def unsupported(device: torch.device, dtype: torch.dtype) -> list[str]:
 
 
 def _widest(dtype: torch.dtype) -> int:
-    kernels = _kernels()
-    return int(kernels.WIDEST_F64 if dtype == torch.float64 else kernels.WIDEST_F32)
-
-
-def _lanes(dtype: torch.dtype) -> int:
-    kernels = _kernels()
-    return int(kernels.LANES_F64 if dtype == torch.float64 else kernels.LANES_F32)
+    tasks = _tasks()
+    return int(tasks.WIDEST_F64 if dtype == torch.float64 else tasks.WIDEST_F32)
 
 
 def _sums(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
-def _flat(tensor: Tensor) -> np.ndarray:
-    """The memory of a contiguous tensor; bfloat16 as int16, which is how kernels take it."""
-    tensor = tensor.detach()
-    if tensor.dtype == torch.bfloat16:
-        tensor = tensor.view(torch.int16)
-    return tensor.numpy().reshape(-1)
+def _address(tensor: Tensor | None) -> int:
+    return 0 if tensor is None else tensor.data_ptr()
+
+
+def _size(tensor: Tensor | None) -> int:
+    return 0 if tensor is None else tensor.numel()
+
+
+def _run(name: str, dtype: torch.dtype, numbers: list[int], n_threads: int) -> None:
+    _threads.run_task(_tasks().task(name, dtype), numbers, n_threads)
 
 
 def is_one_tile(n_batch: int, dtype: torch.dtype) -> bool:
@@ -84,133 +107,169 @@ def is_one_tile(n_batch: int, dtype: torch.dtype) -> bool:
     return 0 < n_batch <= _widest(dtype) and n_batch & (n_batch - 1) == 0
 
 
-def _tiles(x_BI: Tensor) -> np.ndarray:
+def _rows_at_once(n_rows: int, n_tiles: int, n_threads: int) -> int:
+    """Rows of a unit: several units for each thread, so that all are done at the same time."""
+    return min(CHUNK, max(16, n_rows * n_tiles // (4 * n_threads)))
+
+
+def _columns_at_once(pattern_size: tuple[int, int, int], n_bytes: int) -> int:
+    """Columns of a block: see ``NEAR_BYTES``.
+
+    Args:
+        pattern_size: Rows, columns and connections.
+        n_bytes: Of a column's numbers in a tile.
+    """
+    n_rows, n_columns, nnz = pattern_size
+    n_bytes = max(1, n_bytes)
+    if FAR_BYTES // n_bytes * nnz < n_rows * n_columns:
+        return n_columns  # blocks in which most rows have nothing: to look for it is all there is
+    wanted = RUN * n_rows * n_columns // max(1, nnz)
+    block = max(1, NEAR_BYTES // n_bytes, min(wanted, FAR_BYTES // n_bytes))
+    n_blocks = -(-n_columns // block)
+    return max(1, -(-n_columns // max(1, n_blocks)))
+
+
+def _tiles(x_BI: Tensor) -> Tensor:
     """Samples in the order of the kernels, copied where they are in another one."""
-    kernels, widest, lanes = _kernels(), _widest(x_BI.dtype), _lanes(x_BI.dtype)
-    n_batch, n_in = x_BI.shape
-    if is_feature_major(x_BI):
-        source = _flat(x_BI.t())
-        if is_one_tile(n_batch, x_BI.dtype):
-            return source
-        tiles = _flat(torch.empty(x_BI.numel(), dtype=x_BI.dtype))
-
-        def part(first: int, last: int) -> None:
-            kernels.tiles_of_feature_major(source, n_in, n_batch, tiles, first, last, widest)
-    else:
-        source = _flat(x_BI.contiguous())
-        # (torch's memory starts at a cache line, numpy's need not.)
-        tiles = _flat(torch.empty(x_BI.numel(), dtype=x_BI.dtype))
-
-        def part(first: int, last: int) -> None:
-            kernels.tiles_of_batch_first(source, n_in, n_batch, tiles, first, last, widest, lanes)
-
-    n = _threads.n_parts(8 * x_BI.numel())
-    _threads.run(part, _threads.equal_runs(n_in, n, lanes))
+    dtype, (n_batch, n_in) = x_BI.dtype, x_BI.shape
+    feature_major = is_feature_major(x_BI)
+    if feature_major and is_one_tile(n_batch, dtype):
+        return x_BI
+    source, tiles = (
+        x_BI if feature_major else x_BI.contiguous(),
+        torch.empty(x_BI.numel(), dtype=dtype),
+    )
+    numbers = [n_in, n_batch, _widest(dtype), feature_major, 64, _address(source), _address(tiles)]
+    _run("tiles", dtype, numbers, _threads.n_parts(8 * x_BI.numel()))
     return tiles
 
 
-def feature_major(x_BI: Tensor) -> Tensor:
-    """The same numbers in new memory with strides (1, B)."""
-    kernels, lanes = _kernels(), _lanes(x_BI.dtype)
+def packed(x_BI: Tensor) -> Tensor:
+    """See ``Backend.packed``."""
     n_batch, n_in = x_BI.shape
-    x_IB = x_BI.new_empty((n_in, n_batch))
-    source, target = _flat(x_BI.contiguous()), _flat(x_IB)
-
-    def part(first: int, last: int) -> None:
-        kernels.tiles_of_batch_first(source, n_in, n_batch, target, first, last, 0, lanes)
-
-    n = _threads.n_parts(8 * x_BI.numel())
-    _threads.run(part, _threads.equal_runs(n_in, n, lanes))
-    return x_IB.t()
+    if is_feature_major(x_BI) or not is_one_tile(n_batch, x_BI.dtype):
+        return x_BI
+    return _tiles(x_BI).view(n_in, n_batch).t()
 
 
 def _multiply(
-    tiles: np.ndarray,
-    starts: np.ndarray,
-    indices: np.ndarray,
-    values: np.ndarray,
-    order: np.ndarray | None,
+    tiles: Tensor,
+    starts: Tensor,
+    indices: Tensor,
+    values: Tensor,
+    order: Tensor | None,
     bias: Tensor | None,
-    like: Tensor,
+    *,
+    n_batch: int,
     n_in: int,
+    batch_first: bool,
 ) -> Tensor:
-    """(B, n_out) feature-major, of the dtype of ``like`` (B, n_in)."""
-    kernels, dtype, n_batch = _kernels(), like.dtype, like.shape[0]
+    """(B, n_out) of the dtype of the tiles, feature-major or batch-first in memory."""
+    dtype, n_out, nnz = tiles.dtype, starts.shape[0] - 1, indices.numel()
     widest, sums = _widest(dtype), _sums(dtype)
-    n_out = len(starts) - 1
-    y_OB = torch.empty((n_out, n_batch), dtype=sums)
-    y = y_OB.numpy().reshape(-1)
-    added = _flat(torch.empty(0, dtype=sums) if bias is None else bias.to(sums).contiguous())
-
-    def rows(first: int, last: int) -> None:
-        kernels.product(
-            tiles, n_in, n_batch, starts, indices, values, order, added, y, first, last,
-            0, n_batch, widest,
-        )  # fmt: skip
-
-    def samples(first: int, last: int) -> None:
-        kernels.product(
-            tiles, n_in, n_batch, starts, indices, values, order, added, y, 0, n_out,
-            first, last, widest,
-        )  # fmt: skip
-
-    n = _threads.n_parts(2 * len(indices) * n_batch)
-    if n > 1 and n_batch % (n * widest) == 0:
-        # A thread that keeps to its own tiles shares no cache line with another.
-        _threads.run(samples, _threads.equal_runs(n_batch, n, widest))
-    else:
-        _threads.run(rows, _threads.equal_work(starts, n))
-    return y_OB.to(dtype).t()
+    if bias is not None:
+        bias = bias.detach().to(sums).contiguous()
+    n = _threads.n_parts(2 * nnz * n_batch)
+    y = torch.empty((n_batch, n_out) if batch_first else (n_out, n_batch), dtype=sums)
+    numbers = [
+        *(n_in, n_batch, n_out, widest),
+        _columns_at_once((n_out, n_in, nnz), min(widest, n_batch) * dtype.itemsize),
+        _rows_at_once(n_out, -(-n_batch // widest), n),
+        *(nnz, _size(order), _size(bias), batch_first),
+        *(_address(one) for one in (tiles, starts, indices, values, order, bias, y)),
+    ]
+    if y.numel():
+        _run("product", dtype, numbers, n)
+    if dtype != sums:
+        y = y.to(dtype)
+    return y if batch_first else y.t()
 
 
 def product(values: Tensor, x_BI: Tensor, bias: Tensor | None, pattern: Pattern) -> Tensor:
     """See ``Backend.product``."""
-    starts, indices = _flat(pattern.row_ptr), _flat(pattern.columns)
     return _multiply(
-        _tiles(x_BI), starts, indices, _flat(values.contiguous()), None, bias, x_BI, pattern.n_in
+        _tiles(x_BI),
+        pattern.row_ptr,
+        pattern.columns,
+        values.contiguous(),
+        None,
+        bias,
+        n_batch=x_BI.shape[0],
+        n_in=pattern.n_in,
+        batch_first=False,
     )
 
 
 def transposed_product(values: Tensor, dy_BO: Tensor, pattern: Pattern) -> Tensor:
     """See ``Backend.transposed_product``."""
+    return _transposed(values, _tiles(dy_BO), pattern, dy_BO.shape[0], batch_first=False)
+
+
+def _transposed(
+    values: Tensor, dy_tiles: Tensor, pattern: Pattern, n_batch: int, *, batch_first: bool
+) -> Tensor:
     if pattern.col_ptr is None or pattern.rows is None or pattern.order is None:
         raise ValueError("the column form is missing")
-    starts, indices, order = (_flat(t) for t in (pattern.col_ptr, pattern.rows, pattern.order))
-    own = _flat(values.contiguous())
-    places: np.ndarray | None = order
-    if dy_BO.shape[0] > _widest(dy_BO.dtype):
+    values, order = values.contiguous(), pattern.order
+    places: Tensor | None = order
+    if n_batch > _widest(values.dtype):
         # Several tiles: put the values in order once.
-        own, places = _gathered(own, order), None
-    return _multiply(_tiles(dy_BO), starts, indices, own, places, None, dy_BO, pattern.n_out)
+        values, places = _gathered(values, order), None
+    return _multiply(
+        dy_tiles,
+        pattern.col_ptr,
+        pattern.rows,
+        values,
+        places,
+        None,
+        n_batch=n_batch,
+        n_in=pattern.n_out,
+        batch_first=batch_first,
+    )
 
 
-def _gathered(values: np.ndarray, order: np.ndarray) -> np.ndarray:
-    out = np.empty_like(values)
-
-    def part(first: int, last: int) -> None:
-        _kernels().gather(values, order, out, first, last)
-
-    _threads.run(part, _threads.equal_runs(len(order), _threads.n_parts(8 * len(order)), 1024))
+def _gathered(values: Tensor, order: Tensor) -> Tensor:
+    out, nnz = torch.empty_like(values), order.numel()
+    numbers = [nnz, 4096, _address(values), _address(order), _address(out)]
+    _run("gather", values.dtype, numbers, _threads.n_parts(8 * nnz))
     return out
 
 
 def sampled_product(dy_BO: Tensor, x_BI: Tensor, pattern: Pattern) -> Tensor:
     """See ``Backend.sampled_product``."""
-    kernels, dtype, n_batch = _kernels(), x_BI.dtype, x_BI.shape[0]
-    starts, indices = _flat(pattern.row_ptr), _flat(pattern.columns)
-    # The memory is numpy's: torch would fill it on OpenMP threads, which a forked child lacks.
-    target = np.zeros(len(indices), np.float64 if dtype == torch.float64 else np.float32)
-    tiles, dy_tiles = _tiles(x_BI), _tiles(dy_BO)
+    return _sampled(_tiles(dy_BO), _tiles(x_BI), pattern, x_BI.shape[0])
 
-    def rows(first: int, last: int) -> None:
-        kernels.sampled(
-            tiles, pattern.n_in, n_batch, starts, indices, dy_tiles, pattern.n_out, target,
-            first, last, _widest(dtype),
-        )  # fmt: skip
 
-    n = _threads.n_parts(2 * len(indices) * n_batch)
-    _threads.run(rows, _threads.equal_work(starts, n))
-    return torch.from_numpy(target).to(dtype)
+def _sampled(dy_tiles: Tensor, tiles: Tensor, pattern: Pattern, n_batch: int) -> Tensor:
+    dtype, nnz, n_in, n_out = tiles.dtype, pattern.columns.numel(), pattern.n_in, pattern.n_out
+    widest, sums = _widest(dtype), _sums(dtype)
+    if not n_batch:
+        return torch.zeros(nnz, dtype=dtype)
+    n = _threads.n_parts(2 * nnz * n_batch)
+    out = torch.empty(nnz, dtype=sums)
+    numbers = [
+        *(n_in, n_batch, n_out, widest),
+        _columns_at_once((n_out, n_in, nnz), min(widest, n_batch) * dtype.itemsize),
+        _rows_at_once(n_out, 1, n),
+        nnz,
+        *(_address(one) for one in (tiles, dy_tiles, pattern.row_ptr, pattern.columns, out)),
+    ]
+    _run("sampled", dtype, numbers, n)
+    return out if dtype == sums else out.to(dtype)
+
+
+def _flat(tensor: Tensor) -> np.ndarray:
+    """The memory of a contiguous tensor."""
+    return tensor.detach().numpy().reshape(-1)
+
+
+def both_gradients(
+    values: Tensor, dy_BO: Tensor, x_BI: Tensor, pattern: Pattern, batch_first: bool
+) -> tuple[Tensor, Tensor]:
+    """See ``Backend.both_gradients``."""
+    n_batch, dy_tiles = dy_BO.shape[0], _tiles(dy_BO)
+    dx = _transposed(values, dy_tiles, pattern, n_batch, batch_first=batch_first)
+    return _sampled(dy_tiles, _tiles(x_BI), pattern, n_batch), dx
 
 
 def column_form(row_ptr: Tensor, columns: Tensor, n_in: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -237,8 +296,6 @@ NUMBA = Backend(
     product=product,
     transposed_product=transposed_product,
     sampled_product=sampled_product,
-    feature_major=feature_major,
-    wants_feature_major=is_one_tile,
     unsupported=unsupported,
     tolerances={
         torch.float32: (1e-4, 1e-4),
@@ -246,4 +303,6 @@ NUMBA = Backend(
         torch.bfloat16: (1.6e-2, 2e-2),
     },
     deterministic=True,
+    both_gradients=both_gradients,
+    packed=packed,
 )

@@ -75,24 +75,11 @@ def sampled_product(dy_BO: Tensor, x_BI: Tensor, pattern: Pattern) -> Tensor:
     return out.to(x_BI.dtype)
 
 
-def feature_major(x_BI: Tensor) -> Tensor:
-    """The same numbers in new memory with strides (1, B)."""
-    return x_BI.t().clone(memory_format=torch.contiguous_format).t()
-
-
-def wants_feature_major(n_batch: int, dtype: torch.dtype) -> bool:
-    """Never: a copy for each operation is small beside the operation."""
-    del n_batch, dtype
-    return False
-
-
 REFERENCE = Backend(
     name="reference",
     product=product,
     transposed_product=transposed_product,
     sampled_product=sampled_product,
-    feature_major=feature_major,
-    wants_feature_major=wants_feature_major,
     unsupported=unsupported,
     tolerances={
         torch.float32: (1e-4, 1e-4),

@@ -1,13 +1,14 @@
 """The operations as PyTorch knows them: schema, shapes, gradients and FLOPs.
 
-They are ``torch.ops.regrow.product``, ``transposed_product``, ``sampled_product`` and
-``feature_major``; each one's gradients are made of the others, to any order. A layout is handed
-over as its tensors, a back end by name, chosen before.
+They are ``torch.ops.regrow.product``, ``transposed_product`` and ``sampled_product``; each one's
+gradients are made of the others, to any order. ``gradients`` is the usual backward pass of a
+product, whose own gradient nobody asks for: both gradients at once, where that is faster. A layout
+is handed over as its tensors, a back end by name; "auto" is chosen when the operation runs.
 
 Legend: B batch, I inputs, O outputs.
 """
 
-# ruff: noqa: ANN401, ARG001 (torch gives the arguments)
+# ruff: noqa: ANN401, ARG001, FBT001 (torch gives the arguments)
 # mypy: disable-error-code="no-untyped-call, untyped-decorator"
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from regrow.ops._backend import Pattern, is_feature_major
-from regrow.ops._dispatch import BY_NAME
+from regrow.ops._backend import Pattern, as_result, is_feature_major
+from regrow.ops._dispatch import choose
 from regrow.ops._layout import column_form
 
 LIBRARY = torch.library.Library("regrow", "FRAGMENT")
@@ -36,7 +37,10 @@ LIBRARY.define(
     "sampled_product(Tensor dy, Tensor x, Tensor row_ptr, Tensor columns, "
     f"{COLUMN_FORM}, str backend) -> Tensor"
 )
-LIBRARY.define("feature_major(Tensor x, str backend) -> Tensor")
+LIBRARY.define(
+    "gradients(Tensor values, Tensor dy, Tensor x, Tensor row_ptr, Tensor columns, "
+    f"{COLUMN_FORM}, bool for_values, bool for_x, str backend) -> (Tensor, Tensor)"
+)
 
 OPS = torch.ops.regrow
 Maybe = Tensor | None
@@ -50,7 +54,7 @@ def _product(
     col_ptr: Maybe, rows: Maybe, order: Maybe, backend: str,
 ) -> Tensor:  # fmt: skip
     pattern = Pattern(row_ptr, columns, col_ptr, rows, order, x.shape[1])
-    return BY_NAME[backend].product(values, x, bias, pattern)
+    return as_result(choose(backend, x.device, x.dtype).product(values, x, bias, pattern))
 
 
 def _transposed_product(
@@ -60,7 +64,7 @@ def _transposed_product(
     if order is None:
         col_ptr, rows, order = column_form(row_ptr, columns, n_in)
     pattern = Pattern(row_ptr, columns, col_ptr, rows, order, n_in)
-    return BY_NAME[backend].transposed_product(values, dy, pattern)
+    return choose(backend, dy.device, dy.dtype).transposed_product(values, dy, pattern)
 
 
 def _sampled_product(
@@ -68,18 +72,30 @@ def _sampled_product(
     col_ptr: Maybe, rows: Maybe, order: Maybe, backend: str,
 ) -> Tensor:  # fmt: skip
     pattern = Pattern(row_ptr, columns, col_ptr, rows, order, x.shape[1])
-    return BY_NAME[backend].sampled_product(dy, x, pattern)
+    return choose(backend, x.device, x.dtype).sampled_product(dy, x, pattern)
 
 
-def _feature_major(x: Tensor, backend: str) -> Tensor:
-    return BY_NAME[backend].feature_major(x)
+def _gradients(
+    values: Tensor, dy: Tensor, x: Tensor, row_ptr: Tensor, columns: Tensor,
+    col_ptr: Maybe, rows: Maybe, order: Maybe, for_values: bool, for_x: bool, backend: str,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    if for_x and order is None:
+        col_ptr, rows, order = column_form(row_ptr, columns, x.shape[1])
+    pattern = Pattern(row_ptr, columns, col_ptr, rows, order, x.shape[1])
+    dvalues, dx = choose(backend, x.device, x.dtype).gradients(
+        values, dy, x, pattern, (for_values, for_x), batch_first=not is_feature_major(x)
+    )
+    return (
+        values.new_empty(0) if dvalues is None else dvalues,
+        x.new_empty((0, 0)) if dx is None else dx,
+    )
 
 
 for _name, _function in (
     ("product", _product),
     ("transposed_product", _transposed_product),
     ("sampled_product", _sampled_product),
-    ("feature_major", _feature_major),
+    ("gradients", _gradients),
 ):
     LIBRARY.impl(_name, _function, "CompositeExplicitAutograd")
 
@@ -105,30 +121,20 @@ def _sampled_product_shape(
     return x.new_empty(columns.shape)
 
 
-@torch.library.register_fake("regrow::feature_major", lib=LIBRARY)
-def _feature_major_shape(x: Tensor, backend: str) -> Tensor:
-    return x.new_empty((x.shape[1], x.shape[0])).t()
+@torch.library.register_fake("regrow::gradients", lib=LIBRARY)
+def _gradients_shape(
+    values: Tensor, dy: Tensor, x: Tensor, row_ptr: Tensor, columns: Tensor, *others: Any
+) -> tuple[Tensor, Tensor]:
+    *_, for_values, for_x, _ = others
+    dvalues = values.new_empty(columns.shape if for_values else 0)
+    if not for_x:
+        return dvalues, x.new_empty((0, 0))
+    if is_feature_major(x):
+        return dvalues, x.new_empty((x.shape[1], x.shape[0])).t()
+    return dvalues, x.new_empty(x.shape)
 
 
 # -- gradients -----------------------------------------------------------------------------------
-
-
-def prepared(x: Tensor, backend: str) -> Tensor:
-    """``x``, or a feature-major copy where the back end gains by one that several uses share."""
-    wanted = BY_NAME[backend].wants_feature_major(x.shape[0], x.dtype)
-    return OPS.feature_major(x, backend) if wanted and not is_feature_major(x) else x
-
-
-def _like(g: Tensor, x: Tensor, backend: str) -> Tensor:
-    """The gradient of ``x`` in the memory order of ``x``.
-
-    PyTorch would bring it there anyway, where it adds gradients or multiplies them by what a
-    dense neighbour saved, and slowly.
-    """
-    if is_feature_major(x) or not is_feature_major(g) or min(x.shape) < 2:
-        return g
-    back: Tensor = OPS.feature_major(g.t(), backend).t()
-    return back
 
 
 def _save_product(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -139,18 +145,24 @@ def _save_product(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 def _product_gradients(ctx: Any, dy: Tensor) -> tuple[Maybe, ...]:
     values, x, *layout = ctx.saved_tensors
-    dy, backend = prepared(dy, ctx.backend), ctx.backend
-    for_values, for_x, for_bias = ctx.needs_input_grad[:3]
-    dx = None
-    if for_x:
-        dx = OPS.transposed_product(values, dy, *layout, x.shape[1], backend)
-        dx = _like(dx, x, backend)
-    return (
-        OPS.sampled_product(dy, x, *layout, backend) if for_values else None,
-        dx,
-        dy.sum(0) if for_bias else None,
-        *[None] * 6,
-    )
+    return *product_gradients(values, x, layout, ctx.backend, dy, ctx.needs_input_grad), *[None] * 6
+
+
+def product_gradients(
+    values: Tensor, x: Tensor, layout: list[Maybe], backend: str, dy: Tensor, wanted: list[bool]
+) -> tuple[Maybe, Maybe, Maybe]:
+    """Those of values, x and bias, as far as they are wanted; differentiable where grad is on."""
+    for_values, for_x, for_bias = wanted[:3]
+    dvalues = dx = None
+    if torch.is_grad_enabled():
+        if for_x:
+            dx = OPS.transposed_product(values, dy, *layout, x.shape[1], backend)
+        if for_values:
+            dvalues = OPS.sampled_product(dy, x, *layout, backend)
+    elif for_values or for_x:
+        some, others = OPS.gradients(values, dy, x, *layout, for_values, for_x, backend)
+        dvalues, dx = some if for_values else None, others if for_x else None
+    return dvalues, dx, dy.sum(0) if for_bias else None
 
 
 def _save_transposed_product(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -161,7 +173,7 @@ def _save_transposed_product(ctx: Any, inputs: tuple[Any, ...], output: Tensor) 
 
 def _transposed_product_gradients(ctx: Any, g: Tensor) -> tuple[Maybe, ...]:
     values, dy, *layout = ctx.saved_tensors
-    g, backend = prepared(g, ctx.backend), ctx.backend
+    backend = ctx.backend
     for_values, for_dy = ctx.needs_input_grad[:2]
     return (
         OPS.sampled_product(dy, g, *layout, backend) if for_values else None,
@@ -187,22 +199,10 @@ def _sampled_product_gradients(ctx: Any, g: Tensor) -> tuple[Maybe, ...]:
     )
 
 
-def _save_backend(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    ctx.backend = inputs[1]
-
-
-def _feature_major_gradients(ctx: Any, g: Tensor) -> tuple[Maybe, ...]:
-    if is_feature_major(g) and min(g.shape) > 1:
-        # The input was in another order: see _like.
-        g = OPS.feature_major(g.t(), ctx.backend).t()
-    return g, None
-
-
 for _name, _backward, _setup in (
     ("product", _product_gradients, _save_product),
     ("transposed_product", _transposed_product_gradients, _save_transposed_product),
     ("sampled_product", _sampled_product_gradients, _save_sampled_product),
-    ("feature_major", _feature_major_gradients, _save_backend),
 ):
     torch.library.register_autograd(
         f"regrow::{_name}", _backward, setup_context=_setup, lib=LIBRARY
@@ -227,3 +227,12 @@ def _sampled_flops(
     dy: Any, x: Any, row_ptr: Any, columns: Any, *_: Any, out_shape: Any = None, **__: Any
 ) -> int:
     return int(2 * columns[0] * x[0])
+
+
+@register_flop_formula(torch.ops.regrow.gradients)
+def _gradients_flops(
+    values: Any, dy: Any, x: Any, row_ptr: Any, columns: Any, *others: Any,
+    out_shape: Any = None, **__: Any,
+) -> int:  # fmt: skip
+    *_, for_values, for_x, _ = others
+    return int(2 * columns[0] * x[0] * (for_values + for_x))

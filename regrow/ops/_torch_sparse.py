@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from regrow.ops._backend import Backend, Pattern
-from regrow.ops._reference import feature_major, wants_feature_major
 
 DTYPES = (torch.float32, torch.float64)
 
@@ -84,8 +83,6 @@ TORCH = Backend(
     product=product,
     transposed_product=transposed_product,
     sampled_product=sampled_product,
-    feature_major=feature_major,
-    wants_feature_major=wants_feature_major,
     unsupported=unsupported,
     tolerances={torch.float32: (1e-4, 1e-4), torch.float64: (1e-11, 1e-11)},
     # MKL may sum in another order with another number of threads.

@@ -28,12 +28,16 @@ I1, I16, I32, I64 = (ir.IntType(bits) for bits in (1, 16, 32, 64))
 FLOAT, DOUBLE = ir.FloatType(), ir.DoubleType()
 N_VECTORS = 8
 """Vectors of sums in the widest tile: with 16 registers they leave room for weight and operand."""
+TOGETHER = 4
+"""Dot products summed at the same time, whose totals then take half the instructions."""
 
 
 def vector_bits() -> int:
     """Width of the vectors of this machine, or of the processor that NUMBA_CPU_NAME names."""
-    if numba.config.CPU_NAME not in (None, "host"):
-        return 256
+    name = numba.config.CPU_NAME
+    if name not in (None, "host"):
+        # (A width that the processor lacks is slower, not wrong.)
+        return 128 if name in ("generic", "x86-64", "x86-64-v2") else 256
     features = binding.get_host_cpu_features()
     if features.get("avx512f"):
         return 512
@@ -94,19 +98,24 @@ def _broadcast(builder: Any, value: Any, lanes: int) -> Any:
 
 
 def _fused(builder: Any, element: _Element, lanes: int) -> Any:
-    """The function a * b + c of vectors, rounded once."""
+    """The function a * b + c of vectors, rounded once where the processor can."""
     vector = ir.VectorType(element.sums, lanes)
-    name = f"llvm.fma.v{lanes}f{64 if element.sums is DOUBLE else 32}"
+    name = f"llvm.fmuladd.v{lanes}f{64 if element.sums is DOUBLE else 32}"
     signature = ir.FunctionType(vector, [vector] * 3)
     return cgutils.get_or_insert_function(builder.module, signature, name)
 
 
 class _Loop:
-    """``while k < end and columns[k] < limit``, with sums that travel from turn to turn."""
+    """``while k < end and columns[k] < limit``, with sums that travel from turn to turn.
 
-    def __init__(self, builder: Any, columns: Any, begin: Any, end: Any, limit: Any) -> None:
+    A turn takes ``together`` connections; the loop ends where fewer are left.
+    """
+
+    def __init__(
+        self, builder: Any, columns: Any, begin: Any, end: Any, limit: Any, together: int = 1
+    ) -> None:
         self.builder, self.columns, self.end, self.limit = builder, columns, end, limit
-        self.before = builder.block
+        self.before, self.together = builder.block, together
         self.test, self.check, self.body, self.done = (
             builder.append_basic_block(name) for name in ("test", "check", "body", "done")
         )
@@ -121,19 +130,25 @@ class _Loop:
         phi.add_incoming(start, self.before)
         return phi
 
-    def enter(self) -> Any:
-        """Start the body; the column of this turn."""
-        builder = self.builder
-        builder.cbranch(builder.icmp_signed("<", self.k, self.end), self.check, self.done)
+    def _column(self, ahead: int) -> Any:
+        place = self.builder.gep(self.columns, [self.k])
+        place = self.builder.gep(place, [ir.Constant(I64, ahead)])
+        return self.builder.sext(self.builder.load(place), I64)
+
+    def enter(self) -> list[Any]:
+        """Start the body; the columns of this turn."""
+        builder, last = self.builder, self.together - 1
+        inside = builder.icmp_signed("<", builder.add(self.k, ir.Constant(I64, last)), self.end)
+        builder.cbranch(inside, self.check, self.done)
         builder.position_at_end(self.check)
-        column = builder.sext(builder.load(builder.gep(self.columns, [self.k])), I64)
+        column = self._column(last)
         builder.cbranch(builder.icmp_signed("<", column, self.limit), self.body, self.done)
         builder.position_at_end(self.body)
-        return column
+        return [*(self._column(i) for i in range(last)), column]
 
     def again(self, carried: list[Any], renewed: list[Any]) -> None:
         """Close the body."""
-        following = self.builder.add(self.k, ir.Constant(I64, 1))
+        following = self.builder.add(self.k, ir.Constant(I64, self.together))
         self.k.add_incoming(following, self.builder.block)
         for phi, value in zip(carried, renewed, strict=True):
             phi.add_incoming(value, self.builder.block)
@@ -176,7 +191,7 @@ def _row(step: int) -> Any:
             sums = _first_sums(builder, places, start, resume, lanes)
             loop = _Loop(builder, columns, k, end, limit)
             sums = [loop.carry(one) for one in sums]
-            column = loop.enter()
+            (column,) = loop.enter()
             place = loop.k
             if kinds[5] != types.none:
                 place = builder.sext(builder.load(builder.gep(order, [place])), I64)
@@ -241,43 +256,66 @@ def _dot(step: int) -> Any:
             columns = _data(context, builder, kinds[3], columns, I32)
             out = _data(context, builder, kinds[7], out, element.sums)
             own = [_load(builder, y, i, lanes, element) for i in range(n_vectors)]
-            loop = _Loop(builder, columns, k, end, limit)
-            column = loop.enter()
-            base = builder.gep(x, [builder.mul(column, stride)])
-            sums: list[Any] = []
-            for i, mine in enumerate(own):
-                other = _load(builder, base, i, lanes, element)
-                # Two chains of sums: one alone waits for itself.
-                if i < 2:
-                    sums.append(builder.fmul(mine, other))
-                else:
-                    sums[i % 2] = builder.call(fused, [mine, other, sums[i % 2]])
-            total = _reduce(builder, sums[0] if len(sums) == 1 else builder.fadd(*sums), lanes)
-            place = builder.gep(out, [loop.k])
-            zero = ir.Constant(element.sums, 0.0)
-            old = builder.select(resume, builder.load(place), zero)
-            builder.store(builder.fadd(total, old), place)
-            loop.again([], [])
-            return loop.k
+            for together in (TOGETHER, 1):
+                loop = _Loop(builder, columns, k, end, limit, together)
+                sums = []
+                for column in loop.enter():
+                    base = builder.gep(x, [builder.mul(column, stride)])
+                    others = [_load(builder, base, i, lanes, element) for i in range(n_vectors)]
+                    # (Sums of several connections do not wait for each other; one has two.)
+                    n_chains = min(n_vectors, 2 // together or 1)
+                    chains = list(map(builder.fmul, own[:n_chains], others))
+                    for i in range(n_chains, n_vectors):
+                        pair = [own[i], others[i], chains[i % n_chains]]
+                        chains[i % n_chains] = builder.call(fused, pair)
+                    sums.append(chains[0] if len(chains) == 1 else builder.fadd(*chains))
+                _store_totals(builder, sums, lanes, builder.gep(out, [loop.k]), resume)
+                loop.again([], [])
+                k = loop.k
+            return k
 
         return types.intp(*taken), code
 
     return dot
 
 
-def _reduce(builder: Any, vector: Any, lanes: int) -> Any:
-    """The sum of a vector, by halves."""
-    while lanes > 1:
-        half = lanes // 2
-        undefined = ir.Constant(vector.type, ir.Undefined)
-        low, high = (
-            builder.shuffle_vector(
-                vector, undefined, ir.Constant(ir.VectorType(I32, half), list(lanes_of))
-            )
-            for lanes_of in (range(half), range(half, lanes))
-        )
-        vector, lanes = builder.fadd(low, high), half
-    return builder.extract_element(vector, ir.Constant(I32, 0))
+def _store_totals(builder: Any, sums: list[Any], lanes: int, place: Any, resume: Any) -> None:
+    """Store the sum of each vector side by side, or add them there where ``resume``."""
+    n = len(sums)
+    if lanes < n:
+        for i, one in enumerate(sums):
+            there = builder.gep(place, [ir.Constant(I64, i)])
+            _store_totals(builder, [one], lanes, there, resume)
+        return
+    total = _totals(builder, sums, lanes)
+    place = builder.bitcast(place, total.type.as_pointer())
+    zero = ir.Constant(total.type, [0.0] * n)
+    old = builder.select(resume, builder.load(place, align=4), zero)
+    builder.store(builder.fadd(total, old), place, align=4)
+
+
+def _totals(builder: Any, sums: list[Any], lanes: int) -> Any:
+    """The vector of the sums of a power of two of vectors, which have as many lanes or more."""
+    n = 1
+    # Each round joins pairs, or the vector with nothing, and halves the lanes of each sum.
+    while len(sums) > 1 or lanes > n:
+        pairs = list(zip(sums[::2], sums[1::2], strict=True)) if len(sums) > 1 else [(sums[0],)]
+        width = lanes // n  # lanes of each of the n sums in a vector
+        joined = []
+        for pair in pairs:
+            first, second = pair[0], pair[-1]
+            low, high = (
+                builder.shuffle_vector(first, second, ir.Constant(ir.VectorType(I32, len(at)), at))
+                for at in (
+                    [v * lanes + g * width + h + j for v in range(len(pair)) for g in range(n)
+                     for j in range(width // 2)]
+                    for h in (0, width // 2)
+                )
+            )  # fmt: skip
+            joined.append(builder.fadd(low, high))
+        n, lanes = n * len(pairs[0]), lanes * len(pairs[0]) // 2
+        sums = joined
+    return sums[0]
 
 
 @extending.intrinsic

@@ -44,9 +44,13 @@ def test_opcheck(name, batch):
             (OPS.product, (values, x, None, row_ptr, columns, *form, name)),
             (OPS.transposed_product, (values, dy, row_ptr, columns, *form, n_in, name)),
             (OPS.sampled_product, (dy, x, row_ptr, columns, *form, name)),
-            (OPS.feature_major, (x, name)),
         ):
             torch.library.opcheck(op.default, inputs)
+        for wanted in ((True, True), (True, False), (False, True)):
+            given = [tensor.detach() for tensor in (values, dy, x)]
+            for some in (given[2], given[2].t().contiguous().t()):
+                inputs = (*given[:2], some, row_ptr, columns, *form, *wanted, name)
+                torch.library.opcheck(OPS.gradients.default, inputs)
 
 
 @pytest.mark.parametrize("name", BACKENDS)

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 import threading
 import warnings
 from concurrent.futures import ThreadPoolExecutor
@@ -47,28 +48,49 @@ def same(some, others):
 @pytest.mark.parametrize("batch", [130, 256, 512])
 def test_the_number_of_threads_changes_no_bit(torch_threads, monkeypatch, batch, dtype):
     one_by_one = step(*case(batch, dtype=dtype))
-    parts = []
-    real = _threads.run
-    monkeypatch.setattr(
-        _threads, "run", lambda f, bounds: (parts.append(len(bounds) - 1), real(f, bounds))[1]
-    )
+    counts = []
+    real = _threads.run_task
+    monkeypatch.setattr(_threads, "run_task", lambda *a: (counts.append(a[2]), real(*a))[1])
     for n in (2, 3):
         torch_threads(n)
-        assert same(step(*case(batch, dtype=dtype)), one_by_one)
-        assert n in parts
+        for openmp in {_threads.uses_openmp(), False}:
+            with monkeypatch.context() as patch:
+                if not openmp:
+                    patch.setattr(_threads, "uses_openmp", lambda: False)
+                assert same(step(*case(batch, dtype=dtype)), one_by_one)
+                assert n in counts
 
 
-def test_threads_share_the_work(torch_threads):
+@pytest.mark.parametrize("openmp", [True, False])
+def test_threads_share_the_work(torch_threads, monkeypatch, openmp):
+    if not openmp:
+        monkeypatch.setattr(_threads, "uses_openmp", lambda: False)
     torch_threads(3)
-    seen = []
-    _threads.run(lambda a, b: seen.append((a, b, threading.get_ident())), [0, 2, 2, 5, 9])
+    seen, together = [], threading.Barrier(3, timeout=20)
+
+    def part(first, last):
+        together.wait()  # (so that none can do two parts)
+        seen.append((first, last, threading.get_ident()))
+
+    _threads.run(part, [0, 2, 2, 5, 9])
     assert sorted(one[:2] for one in seen) == [(0, 2), (2, 5), (5, 9)]
-    assert next(ident for a, _, ident in seen if a == 5) == threading.get_ident()
+    assert len({one[2] for one in seen}) == 3
+    assert threading.get_ident() in {one[2] for one in seen}
     assert _threads.n_parts(10) == 1
     assert _threads.n_parts(10**9) == 3
 
 
-def test_an_error_in_a_thread_is_not_lost():
+def test_torch_has_openmp_here():
+    # Without it everything is right, and slow: not to be overlooked where torch has it.
+    expected = "OpenMP" in torch.__config__.parallel_info() and sys.platform == "linux"
+    assert _threads.uses_openmp() == expected
+
+
+@pytest.mark.parametrize("openmp", [True, False])
+def test_an_error_in_a_thread_is_not_lost(monkeypatch, openmp):
+    if not openmp:
+        monkeypatch.setattr(_threads, "uses_openmp", lambda: False)
+
     def fail(first, last):
         if first == 0:
             raise RuntimeError("from a part")
@@ -119,11 +141,10 @@ def test_a_forked_child_computes_the_same(torch_threads, monkeypatch):
         ]
 
     expected = run()
-    assert os.getpid() in _threads._pools
     child = os.fork()
     if not child:
         signal.alarm(20)  # (a child that hangs is to fail, not to wait)
-        os._exit(0 if run() == expected else 1)
+        os._exit(0 if run() == expected and os.getpid() in _threads._pools else 1)
     _, status = os.waitpid(child, 0)
     assert os.waitstatus_to_exitcode(status) == 0
 

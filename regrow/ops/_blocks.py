@@ -1,0 +1,109 @@
+"""What a task gets: one block of 64-bit integers, with addresses, sizes and a counter.
+
+A task is a C function of one pointer, so that any native thread can run it, several at a time on
+one block. Its work is a number of units; ``claim`` deals them out one by one, to whoever comes.
+The type of the pointer, say float32*, is no more than a tag: the dtype of the numbers it works on.
+Imports numba: only the kernels import this module, on first use.
+"""
+
+# ruff: noqa: ANN001, ANN202, ANN401, ARG001 (numba and llvmlite are untyped)
+# mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator"
+
+from __future__ import annotations
+
+from typing import Any
+
+from regrow._optional import require
+from regrow.ops._compile import inlined
+
+numba = require("numba", extra="sparse")
+ir = require("llvmlite.ir", extra="sparse")
+extending = require("numba.extending", extra="sparse")
+types = numba.types
+
+I64 = ir.IntType(64)
+
+
+def _entry(builder: Any, block: Any, index: Any) -> Any:
+    """The place of an entry of the block."""
+    return builder.gep(builder.bitcast(block, I64.as_pointer()), [index])
+
+
+@extending.intrinsic
+def entry(context, block, index):
+    """Entry number ``index`` of the block."""
+
+    def code(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        return builder.load(_entry(builder, *values))
+
+    return types.intp(block, types.intp), code
+
+
+@extending.intrinsic
+def claim(context, block):
+    """The next unit of work: 0, 1, 2, ... over all threads, from entry 0."""
+
+    def code(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        counter = _entry(builder, values[0], ir.Constant(I64, 0))
+        return builder.atomic_rmw("add", counter, ir.Constant(I64, 1), "monotonic")
+
+    return types.intp(block), code
+
+
+@extending.intrinsic
+def _tagged(context, block, address):
+    """The address as a pointer to what the block's type says."""
+
+    def code(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        return builder.inttoptr(values[1], context.get_value_type(signature.return_type))
+
+    return block(block, types.intp), code
+
+
+def _typed(dtype: Any) -> Any:
+    @extending.intrinsic
+    def pointer(context, address):
+        def code(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+            return builder.inttoptr(values[0], context.get_value_type(signature.return_type))
+
+        return types.CPointer(dtype)(types.intp), code
+
+    return pointer
+
+
+_int32, _int64 = _typed(types.int32), _typed(types.int64)
+
+
+@inlined
+def numbers(block, index, size):
+    """The array of ``size`` numbers, of the tagged type, whose address is an entry."""
+    return numba.carray(_tagged(block, entry(block, index)), size)
+
+
+@inlined
+def int32s(block, index, size):
+    """The array of ``size`` 32-bit integers whose address is an entry."""
+    return numba.carray(_int32(entry(block, index)), size)
+
+
+@inlined
+def int64s(block, index, size):
+    """The array of ``size`` 64-bit integers whose address is an entry."""
+    return numba.carray(_int64(entry(block, index)), size)
+
+
+@extending.intrinsic
+def _sums(context, block, address):
+    """The address as a pointer to the type of sums: float32 where the tag is a narrow one."""
+    dtype = types.float64 if block.dtype == types.float64 else types.float32
+
+    def code(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        return builder.inttoptr(values[1], context.get_value_type(signature.return_type))
+
+    return types.CPointer(dtype)(block, types.intp), code
+
+
+@inlined
+def sums(block, index, size):
+    """The array of ``size`` sums whose address is an entry."""
+    return numba.carray(_sums(block, entry(block, index)), size)
