@@ -34,6 +34,8 @@ from regrow.topology import (
 from regrow.training import (
     Rule,
     TopologyUpdater,
+    bench,
+    compress_,
     default_weights,
     fitting,
     global_magnitude,
@@ -45,7 +47,7 @@ from regrow.training import (
 
 __version__ = "0.1.0"
 
-_ON_FIRST_USE = ("cli", "data", "integrations", "models", "ops", "robustness", "study")
+_ON_FIRST_USE = ("cli", "data", "integrations", "models", "nn", "ops", "robustness", "study")
 
 __all__ = [
     "NM",
@@ -67,7 +69,9 @@ __all__ = [
     "accounting",
     "allocate",
     "allocation",
+    "bench",
     "combine",
+    "compress_",
     "count",
     "criteria",
     "default_weights",

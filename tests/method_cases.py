@@ -93,7 +93,7 @@ def batches(n: int) -> list[tuple[Tensor, Tensor]]:
 
 
 def build(
-    method: str, structure: Structure, net: Net, optimizer: Any, seed: int = 5
+    method: str, structure: Structure, net: Net, optimizer: Any, seed: int = 6
 ) -> regrow.TopologyUpdater:
     name, options = METHODS[method]
     fixed = structure.fixed_sparsity is not None and method in CONSTANT

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -40,7 +41,7 @@ class _Attribution(TorchDispatchMode):  # type: ignore[no-untyped-call]
     cells, tied weights and functional calls need no table of module types.
     """
 
-    def __init__(self, parameters: Mapping[str, Tensor]) -> None:
+    def __init__(self, parameters: Mapping[str, Tensor], whole: Mapping[str, int]) -> None:
         # Imported here: it brings triton along, which `import regrow` shall not.
         from torch.utils.flop_counter import flop_registry
 
@@ -49,6 +50,7 @@ class _Attribution(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.total = 0
         self.costs = {name: ReadCost() for name in parameters}
         self._by_storage = {_storage(p): name for name, p in parameters.items()}
+        self._whole = whole
         self._n_operations = 0
 
     def __torch_dispatch__(
@@ -72,17 +74,24 @@ class _Attribution(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return result
 
     def _book(self, flops: int, args: tuple[Any, ...], result: object) -> None:
-        self.total += flops
         self._n_operations += 1
-        for arg in reversed(args):  # weights stand behind inputs, and behind a bias
-            name = self._by_storage.get(_storage(arg)) if isinstance(arg, Tensor) else None
-            if name is None or arg.dim() < 2:  # a bias added by the same operation costs nothing
-                continue
+        name, flops = self._reader(args, flops)
+        self.total += flops
+        if name is not None:
             cost = self.costs[name]
             cost.flops += flops
             cost.n_outputs += result.numel() if isinstance(result, Tensor) else 0
             cost.order = self._n_operations
-            return
+
+    def _reader(self, args: tuple[Any, ...], flops: int) -> tuple[str | None, int]:
+        """The parameter that an operation reads, and what the operation costs where it is dense."""
+        for arg in reversed(args):  # weights stand behind inputs, and behind a bias
+            name = self._by_storage.get(_storage(arg)) if isinstance(arg, Tensor) else None
+            if name is not None and name in self._whole:
+                return name, flops * self._whole[name] // max(arg.numel(), 1)
+            if name is not None and arg.dim() >= 2:  # (a bias that is added costs nothing)
+                return name, flops
+        return None, flops
 
 
 def _storage(tensor: Tensor) -> int:
@@ -90,7 +99,7 @@ def _storage(tensor: Tensor) -> int:
 
 
 def attribute(model: nn.Module, inputs: object) -> tuple[int, dict[str, ReadCost]]:
-    """Run one forward pass and book its cost.
+    """Run one forward pass and book its cost; a truly sparse layer's is that of the dense one.
 
     The model runs in evaluation mode without gradients and is left as it was: modes, statistics
     and the global random state.
@@ -100,22 +109,22 @@ def attribute(model: nn.Module, inputs: object) -> tuple[int, dict[str, ReadCost
         inputs: A tensor, or a tuple of the model's positional arguments.
 
     Returns:
-        FLOPs of the whole pass (equal to ``FlopCounterMode``), and canonical name -> cost for
-        every parameter with at least two dimensions.
+        FLOPs of the whole pass (without truly sparse layers equal to ``FlopCounterMode``), and
+        canonical name -> cost for every weight with at least two dimensions.
 
     Raises:
         SparsityError: The model is sharded: its layers compute on other tensors than they hold.
     """
     arguments = inputs if isinstance(inputs, tuple) else (inputs,)
-    parameters = {
-        one.name: one.parameter for one in owned_parameters(model) if one.parameter.dim() >= 2
-    }
+    owned = [one for one in owned_parameters(model) if len(one.shape) >= 2]
+    parameters = {one.name: one.parameter for one in owned}
+    whole = {one.name: math.prod(one.shape) for one in owned if one.is_compact}
     if any(map(is_sharded, parameters.values())):
         raise SparsityError(
             "FLOPs of a sharded model cannot be booked on its parameters: count before "
             "fully_shard, on the same model with the topologies of the updater"
         )
-    counter = _Attribution(parameters)
+    counter = _Attribution(parameters, whole)
     bare = unwrap(model)
     with _quiet(bare), torch.random.fork_rng(), torch.no_grad(), counter:
         bare(*arguments)

@@ -8,14 +8,14 @@ a ReLU, so an output costs one FLOP more.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Literal, final
+from typing import Literal, cast, final
 
 from torch import nn
 
 from regrow._checks import check_choice, check_count, check_fraction
-from regrow._names import owned_parameters
+from regrow._names import Owned, owned_parameters
 from regrow.accounting._attribution import ReadCost, attribute
 from regrow.errors import SparsityError
 from regrow.topology import Topology
@@ -94,7 +94,7 @@ def count(
         inputs: A tensor on the model's device, or a tuple of the model's positional arguments.
         topologies: Name, as in ``named_parameters()``, -> ``Topology``, or -> sparsity in [0, 1]
             as a real number; FLOPs are then rounded to the nearest whole number. Names left out
-            are dense.
+            are dense, or truly sparse layers with the topology they have.
         convention: ``"mac2"`` or ``"micronet"``: see the module.
 
     Returns:
@@ -111,12 +111,13 @@ def count(
         (100, 50)
     """
     check_choice(convention, "convention", CONVENTIONS)
-    owned = {one.name: one.parameter for one in owned_parameters(model)}
+    owned = {one.name: one for one in owned_parameters(model)}
+    topologies = {**_own_topologies(owned.values()), **topologies}
     density = dict.fromkeys(owned, 1.0)
     for name, topology in topologies.items():
         if name not in owned:
             raise SparsityError(f"topologies names {name!r}, which is no parameter of the model")
-        density[name] = _density(name, topology, tuple(owned[name].shape))
+        density[name] = _density(name, topology, owned[name].shape)
     total, costs = attribute(model, inputs)
     last = max(costs, key=lambda name: costs[name].order, default=None)
 
@@ -128,11 +129,11 @@ def count(
     sparse = {name: flops_of(name, cost, density[name]) for name, cost in costs.items()}
     # What reads no parameter (products of activations) counts in full where FlopCounterMode does.
     rest = total - sum(cost.flops for cost in costs.values()) if convention == "mac2" else 0
-    live = {name: round(p.numel() * density[name]) for name, p in owned.items()}
+    live = {name: round(one.n_elements * density[name]) for name, one in owned.items()}
     sizes = _sizes(owned, topologies, live, costs, convention)
     return CostReport(
         convention=convention,
-        parameters=sum(p.numel() for p in owned.values()),
+        parameters=sum(one.n_elements for one in owned.values()),
         live_parameters=sum(live.values()),
         nnz=sum(live[name] for name in topologies),
         dense_forward_flops=round(sum(dense.values()) + rest),
@@ -143,6 +144,13 @@ def count(
         bytes=sizes[1],
         index_bytes=sizes[2],
     )
+
+
+def _own_topologies(owned: Iterable[Owned]) -> dict[str, Topology]:
+    """Of truly sparse layers, which have theirs whatever is passed."""
+    return {
+        one.name: cast("Topology", one.owners[0][1].topology) for one in owned if one.is_compact
+    }
 
 
 def _density(name: str, topology: Topology | float, shape: tuple[int, ...]) -> float:
@@ -156,7 +164,7 @@ def _density(name: str, topology: Topology | float, shape: tuple[int, ...]) -> f
 
 
 def _sizes(
-    owned: Mapping[str, nn.Parameter],
+    owned: Mapping[str, Owned],
     topologies: Mapping[str, object],
     live: Mapping[str, int],
     costs: Mapping[str, ReadCost],
@@ -164,16 +172,16 @@ def _sizes(
 ) -> tuple[int, int, int]:
     """Bytes dense, with a mask bit an element, and with an int32 column a connection."""
     dense = masked = indexed = 0
-    for name, parameter in owned.items():
+    for name, one in owned.items():
         if convention == "micronet" and (name not in costs or costs[name].order < 0):
             continue  # biases follow below: one an output, whatever the model has
-        element = 4 if convention == "micronet" else parameter.element_size()
-        whole, alive = parameter.numel() * element, live[name] * element
-        is_sparse = name in topologies and live[name] < parameter.numel()
+        element = 4 if convention == "micronet" else one.parameter.element_size()
+        whole, alive = one.n_elements * element, live[name] * element
+        is_sparse = name in topologies and live[name] < one.n_elements
         dense += whole
-        masked += alive + (-(-parameter.numel() // 8) if is_sparse else 0)
+        masked += alive + (-(-one.n_elements // 8) if is_sparse else 0)
         indexed += alive + (4 * live[name] if is_sparse else 0)
         if convention == "micronet":
-            bias = 4 * parameter.shape[0]
+            bias = 4 * one.shape[0]
             dense, masked, indexed = dense + bias, masked + bias, indexed + bias
     return dense, masked, indexed

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import final
@@ -26,7 +27,7 @@ class PlanRow:
         nnz: Connections that exist.
         sparsity: Counted, in [0, 1].
         flops: Of the forward pass on the inputs passed, or None without inputs.
-        bytes: Live values and one mask bit an element.
+        bytes: Live values, and one mask bit an element or, truly sparse, an int32 column each.
         reason: Why it is dense or full, or "".
     """
 
@@ -126,18 +127,19 @@ def make_plan(
     for one in owned_parameters(model):
         topology = topologies.get(one.name)
         parameter = one.parameter
-        n = parameter.numel()
+        n = math.prod(one.shape)
         nnz = n if topology is None else topology.nnz
-        mask_bytes = -(-n // 8) if nnz < n else 0
+        is_compact = topology is not None and topology.is_compact
+        place_bytes = 4 * nnz if is_compact else -(-n // 8) if nnz < n else 0
         rows.append(
             PlanRow(
                 name=" = ".join(name for name, _, _ in one.owners),
-                shape=tuple(parameter.shape),
+                shape=one.shape,
                 structure="" if topology is None else str(topology.structure),
                 nnz=nnz,
                 sparsity=0.0 if topology is None else topology.sparsity,
                 flops=None if cost is None else cost.layer_flops.get(one.name, 0),
-                bytes=nnz * parameter.element_size() + mask_bytes,
+                bytes=nnz * parameter.element_size() + place_bytes,
                 reason=reasons.get(one.name, ""),
             )
         )

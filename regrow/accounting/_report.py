@@ -22,7 +22,7 @@ class LayerReport:
         n_dropped: Units dropped over all rewirings.
         n_grown: Units grown over all rewirings.
         exploration: Fraction of units that were ever active (ITOP's R_s, Liu et al. 2021,
-            section 3).
+            section 3). None, as ages are, of a truly sparse layer, which does not keep its past.
         churn: Of the units that were active behind the last rewiring the layer took part in, the
             fraction that was not active before it; None before the first. A unit that was dropped
             and came back at once is not new.
@@ -49,7 +49,7 @@ class LayerReport:
     sparsity: float
     n_dropped: int
     n_grown: int
-    exploration: float
+    exploration: float | None
     churn: float | None
     survival_age: float | None
     survival_age_median: int | None
@@ -73,7 +73,8 @@ class Report:
         rewirings: Rewirings done.
         nnz: Connections over all layers.
         sparsity: Over all layers, counted.
-        exploration: Over all layers: fraction of units that were ever active.
+        exploration: Over all layers: fraction of units that were ever active; None where one of
+            them is truly sparse.
         churn: New units of the last rewiring, over the active units of all layers that took part
             in it; None before the first.
         survival_age: Mean over the active units of all layers, in optimizer steps; None without
@@ -92,7 +93,7 @@ class Report:
     rewirings: int
     nnz: int
     sparsity: float
-    exploration: float
+    exploration: float | None
     churn: float | None
     survival_age: float | None
     survival_age_median: int | None
@@ -128,7 +129,7 @@ def _counts_table(report: Report) -> str:
             f"{layer.sparsity:.4f}",
             f"{layer.n_dropped:,}",
             f"{layer.n_grown:,}",
-            f"{layer.exploration:.4f}",
+            _number(layer.exploration, ".4f"),
             "x".join(map(str, layer.shape)),
         )
         for layer in report.layers
@@ -156,7 +157,7 @@ def _summary(report: Report) -> list[str]:
     lines = [
         f"{report.steps} steps ({report.weight_steps} moved the weights), {report.rewirings} "
         f"rewirings; nnz {report.nnz:,}, sparsity {report.sparsity:.4f}, "
-        f"exploration {report.exploration:.4f}",
+        f"exploration {_number(report.exploration, '.4f')}",
         f"churn {_number(report.churn, '.4f')}, mean age {_number(report.survival_age, ',.1f')}, "
         f"median {_number(report.survival_age_median, ',')} steps; "
         f"{report.n_dead_outputs:,} dead outputs, {report.n_dead_inputs:,} dead inputs",

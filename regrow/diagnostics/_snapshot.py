@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from regrow._resize import resize
+
 _Restore = Callable[[], Any]
 """Puts the value back, and returns the object that held it; may be called several times."""
 
@@ -161,7 +163,9 @@ def _write(tensor: Tensor, values: Tensor) -> None:
         values.dtype,
         values.device,
     )
-    if not like:
+    if not like and isinstance(tensor, nn.Parameter):
+        resize(tensor, values.clone())
+    elif not like:
         tensor.data = values.clone()
     elif any(
         n > 1 and stride == 0 for n, stride in zip(tensor.shape, tensor.stride(), strict=True)

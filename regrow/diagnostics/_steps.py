@@ -154,7 +154,10 @@ class StepWatch:
 
     @torch.no_grad()
     def _dead_entries(self, name: str, values: Tensor) -> int:
-        dead = self._setup.updater.topologies[name].mask.to(values.device).logical_not()
+        topology = self._setup.updater.topologies[name]
+        if topology.is_compact:
+            return 0  # a truly sparse layer has none
+        dead = topology.mask.to(values.device).logical_not()
         return int((values[dead] != 0).count_nonzero())
 
 

@@ -45,6 +45,7 @@ def attach(
     structure: Structure,
     select: Select,
     process_group: ProcessGroup,
+    target: float | None = None,
 ) -> TopologyUpdater:
     """Choose weights, draw topologies at ``sparsity`` and hand them to an updater.
 
@@ -69,6 +70,7 @@ def attach(
         structure=structure,
         select=select,
         seed=seed,
+        target=target,
     )
     part = Part(layers, rule, allocation)
     if isinstance(optimizer, StandIn):

@@ -67,7 +67,8 @@ def mest(
         soft_bound: Connections held above the target, as a fraction of it: a number holds until
             3/4 of the rewirings are done, then half of it, then 0 at the last one, which is the
             shape of the official stages at epochs 0, 90 and 120; or a schedule. 0.1: Wu et al.
-            2025, as quoted by its reviewers; when theirs decays could not be found.
+            2025, as quoted by its reviewers; when theirs decays could not be found. Truly sparse
+            layers may be at the target when training starts: the first rewiring adds these.
         drop_fraction: Dropped below the target before growth, as a fraction of the connections:
             a number falls along half a cosine to 0, or a schedule.
         stop_at: Fraction of the training at which rewiring stops: 0.75 (120 of 160 epochs).
@@ -114,6 +115,7 @@ def mest(
         model,
         optimizer,
         sparsity=held(0),
+        target=target,
         rule=rule,
         takes=structures_of("mest"),
         seed=seed,

@@ -21,6 +21,7 @@ from regrow.study import (
     StudyFolder,
     Training,
     accuracy,
+    explored,
     read_json,
     train_classifier,
     write_json,
@@ -149,7 +150,7 @@ def _costs(
         "rewirings": 0 if updater is None else updater.rewirings,
         # With weight_step="skip" a rewiring takes the place of a weight step.
         "weight_steps": training.weight_steps if updater is None else updater.weight_steps,
-        "exploration": 1.0 if updater is None else float(updater.exploration),
+        "exploration": explored(updater),
         "training_flops": int(training_flops),
         "inference_flops": int(one.forward_flops),
         "bytes": int(one.bytes),

@@ -42,7 +42,7 @@ from regrow.study._seeding import seeded
 from regrow.study._statistics import Estimate, mean_interval, paired_difference
 from regrow.study._tables import read_csv, write_csv
 from regrow.study._threads import using_threads
-from regrow.study._training import SparseState, Training, train_classifier
+from regrow.study._training import SparseState, Training, explored, train_classifier
 
 __all__ = [
     "ALLOCATIONS",
@@ -76,6 +76,7 @@ __all__ = [
     "details",
     "duration",
     "environment",
+    "explored",
     "figure",
     "grid",
     "heat_maps",

@@ -33,8 +33,8 @@ class SparseState(Protocol):
         """Rewirings done."""
 
     @property
-    def exploration(self) -> float:
-        """Share of connections that were ever active, in [0, 1]."""
+    def exploration(self) -> float | None:
+        """Share of connections that were ever active, in [0, 1]; None where that is not kept."""
 
     def state_dict(self) -> Mapping[str, Any]:
         """All that resuming needs."""
@@ -101,9 +101,10 @@ def train_classifier(
 
     Raises:
         FloatingPointError: The loss is not finite any more.
-        ValueError: The checkpoint is damaged, or of another training; model, optimizer and updater
-            are as they were.
+        ValueError: A layer is truly sparse; or the checkpoint is damaged, or of another training;
+            model, optimizer and updater are as they were.
     """
+    explored(updater)
     device = torch.device(device)
     loop = _Loop(model, images, recipe, optimizer, updater, seed, device, amp=amp)
     if checkpoint is not None and checkpoint.exists():
@@ -114,6 +115,21 @@ def train_classifier(
             if checkpoint is not None:
                 save_state(checkpoint, loop.state())
     return loop.training
+
+
+def explored(updater: SparseState | None) -> float:
+    """Share of connections that were ever active; 1 of a dense model.
+
+    Raises:
+        ValueError: The updater does not keep it.
+    """
+    share = 1.0 if updater is None else updater.exploration
+    if share is None:
+        raise ValueError(
+            "the model has truly sparse layers, which do not keep what was ever active, and a "
+            "study reports it: use masked layers (regrow.nn.densify_)"
+        )
+    return share
 
 
 class _Loop:
@@ -209,7 +225,7 @@ class _Loop:
             "accuracy": correct.item() / (n_batches * recipe.batch_size),
             "lr": lr,
             "rewirings": 0 if self.updater is None else self.updater.rewirings,
-            "exploration": 1.0 if self.updater is None else self.updater.exploration,
+            "exploration": explored(self.updater),
         }
         logger.info("epoch %(epoch)d: loss %(loss).4f, accuracy %(accuracy).4f", line)
         if not torch.isfinite(total):

@@ -1,6 +1,10 @@
 """The loop side: layers, rewiring, and the updater that attaches itself to optimizers."""
 
+from regrow.training._bench import bench
+from regrow.training._bench_report import BenchReport, BenchRow, HeldBytes
 from regrow.training._budgets import Budget, Quota, Rounding, Standing, per_group, per_layer
+from regrow.training._compact import CompactWeight
+from regrow.training._compress import compress_
 from regrow.training._distributed import ProcessGroup
 from regrow.training._health import COLLAPSE_SHARE
 from regrow.training._layers import MaskedWeight
@@ -15,7 +19,11 @@ from regrow.training._weights import Select, default_weights, fitting
 
 __all__ = [
     "COLLAPSE_SHARE",
+    "BenchReport",
+    "BenchRow",
     "Budget",
+    "CompactWeight",
+    "HeldBytes",
     "MaskedWeight",
     "MetricsCallback",
     "Part",
@@ -27,8 +35,10 @@ __all__ = [
     "Select",
     "Standing",
     "TopologyUpdater",
+    "bench",
     "by_momentum",
     "by_nnz",
+    "compress_",
     "default_weights",
     "fitting",
     "global_magnitude",

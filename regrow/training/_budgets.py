@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal, NamedTuple, Protocol, final
+from typing import ClassVar, Literal, NamedTuple, Protocol, final
 
 import torch
 from torch import Tensor
@@ -38,15 +38,21 @@ class Standing:
 
     Args:
         layer: The layer.
-        units: (n_active,) its active units, ascending.
         scores: (n_active,) scores of its active units by the drop criterion; low leaves first.
         can_grow: Whether growth can be scored; without a gradient it cannot by gradient.
+        held_units: (n_active,) int64 its active units, where they are at hand; a truly sparse layer
+            makes them at each call, since they are eight bytes a connection.
     """
 
     layer: LayerView
-    units: Tensor
     scores: Tensor
     can_grow: bool
+    held_units: Tensor | None = None
+
+    @property
+    def units(self) -> Tensor:
+        """Its active units (n_active,) int64, ascending."""
+        return self.layer.topology.units if self.held_units is None else self.held_units
 
     @property
     def n_active(self) -> int:
@@ -68,7 +74,11 @@ class Standing:
 
 
 class Budget(Protocol):
-    """Says what each layer drops and grows."""
+    """Says what each layer drops and grows.
+
+    One that has an attribute ``by_layer`` which is true decides on each layer by itself, as long as
+    there is no target: it is then called with one layer at a time.
+    """
 
     def __call__(
         self, standings: Sequence[Standing], fraction: float, target: float | None
@@ -125,6 +135,7 @@ def check_not_fixed(layers: Sequence[LayerView]) -> None:
 class _PerLayer:
     allocation: Allocation | None = None
     rounding: Rounding = "down"
+    by_layer: ClassVar[bool] = True
 
     def __call__(
         self, standings: Sequence[Standing], fraction: float, target: float | None
@@ -205,6 +216,7 @@ def per_layer(*, allocation: Allocation | None = None, rounding: Rounding = "dow
 @dataclass(frozen=True)
 class _PerGroup:
     rounding: Rounding = "down"
+    by_layer: ClassVar[bool] = True
 
     def __call__(
         self, standings: Sequence[Standing], fraction: float, target: float | None

@@ -17,7 +17,8 @@ from regrow.errors import RankMismatchError, SparsityError
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
 
-    from regrow.training._layers import MaskedWeight
+    from regrow.topology import TopologyDelta
+    from regrow.training._layer import Layer
 
 ProcessGroup = dist.ProcessGroup | None | Literal["auto"]
 """``"auto"``: the group of a DDP module passed as model, the ranks of a sharded model's mesh, else
@@ -25,7 +26,7 @@ the default group where there is one. None: no other rank takes part, for ranks 
 different models."""
 
 
-def check_group(group: object, layers: Sequence[MaskedWeight]) -> None:
+def check_group(group: object, layers: Sequence[Layer]) -> None:
     """Refuse what names no group, before anything changes.
 
     Raises:
@@ -56,7 +57,7 @@ def _mesh_group(mesh: DeviceMesh) -> dist.ProcessGroup | None:
 
 
 def resolve_group(
-    model: nn.Module, group: ProcessGroup, layers: Sequence[MaskedWeight]
+    model: nn.Module, group: ProcessGroup, layers: Sequence[Layer]
 ) -> dist.ProcessGroup | None:
     """The group whose ranks must decide alike, or None where there is but this one."""
     if group is None or not dist.is_available() or not dist.is_initialized():
@@ -70,6 +71,35 @@ def resolve_group(
     if group is None or dist.get_world_size(group) == 1:
         return None
     return group
+
+
+def check_resizable(
+    layers: Sequence[Layer],
+    deltas: Sequence[TopologyDelta | None],
+    *,
+    group: dist.ProcessGroup | None,
+) -> None:
+    """Refuse to change the size of values that other ranks have in their gradient buckets.
+
+    Raises:
+        SparsityError: A truly sparse layer would get another number of connections.
+    """
+    if group is None:
+        return
+    for layer, delta in zip(layers, deltas, strict=True):
+        resizes = delta is not None and delta.dropped.numel() != delta.grown.numel()
+        if resizes and layer.topology.is_compact:
+            raise SparsityError(no_resize(layer.name))
+
+
+def no_resize(name: str) -> str:
+    """Why the number of connections of a truly sparse layer cannot change over ranks."""
+    return (
+        f"{name!r} is truly sparse and would get another number of connections: over several ranks "
+        "that cannot be, since DistributedDataParallel fixes the sizes of parameters when it is "
+        "made; keep the layer masked (leave it out of compress_), or use a method that keeps the "
+        "count of each layer, such as rigl or set_training"
+    )
 
 
 def true_on_all(*, flag: bool, group: dist.ProcessGroup | None, device: torch.device) -> bool:
@@ -101,6 +131,7 @@ def check_same_on_all(
     if int(ends[0]) != own or -int(ends[1]) != own:
         raise RankMismatchError(
             f"ranks decided different topologies at step {step}: gradients must be averaged over "
-            "ranks before optimizer.step(), and seed, model and schedule be the same on each; "
+            "ranks before optimizer.step(), and seed (of compress_ too), model and schedule be the "
+            "same on each; "
             "ranks that train different models pass process_group=None"
         )

@@ -6,18 +6,19 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import final
 
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 
 from regrow._sharding import is_sharded
 from regrow.topology import TopologyDelta, apply
 from regrow.training._distributed import (
     ProcessGroup,
+    check_resizable,
     check_same_on_all,
     resolve_group,
     true_on_all,
 )
-from regrow.training._layers import MaskedWeight
+from regrow.training._layer import DenseGrad, Layer
 from regrow.training._metrics import Monitor
 from regrow.training._optimizer_state import check_state_shapes
 from regrow.training._progress import Progress, Rewiring
@@ -77,9 +78,10 @@ class StepDriver:
         """Let go of what belongs to the step under way."""
         self._round = Round(self._optimizers, agree=self._agree)
         self._forget_rewiring()
+        self.watch()
 
     def _forget_rewiring(self) -> None:
-        self._dense: dict[str, Tensor] = {}
+        self._dense: dict[str, DenseGrad] = {}
         self._rewired = False
         self._record: Rewiring | None = None
         self._finite: bool | None = None
@@ -100,7 +102,7 @@ class StepDriver:
         dues = {i: self.due(i) for i in range(len(self._parts))}
         return {i: due for i, due in dues.items() if due is not None}
 
-    def grad_arrived(self, layer: MaskedWeight) -> None:
+    def grad_arrived(self, layer: Layer) -> None:
         """Hook: leave gradient on active entries, or all of it where a rewiring shall read it."""
         index = self._part_of[layer.name]
         if not self._parts[index].reads_gradient or self.due(index) is None:
@@ -136,7 +138,7 @@ class StepDriver:
             for layer in mine:
                 layer.mask_grad()
 
-    def _is_read(self, layer: MaskedWeight, due: Mapping[int, int]) -> bool:
+    def _is_read(self, layer: Layer, due: Mapping[int, int]) -> bool:
         index = self._part_of[layer.name]
         return index in due and self._parts[index].reads_gradient
 
@@ -183,7 +185,7 @@ class StepDriver:
         device = self._layers[0].parameter.device
         return true_on_all(flag=flag, group=group, device=device)
 
-    def _layers_of(self, optimizer: Optimizer) -> list[MaskedWeight]:
+    def _layers_of(self, optimizer: Optimizer) -> list[Layer]:
         return [layer for layer in self._layers if layer.optimizer is optimizer]
 
     def _finite_everywhere(self) -> bool:
@@ -198,19 +200,23 @@ class StepDriver:
             _log.info("step %d: a gradient is not finite; rewiring waits", step)
         return finite
 
-    def _keep_dense_grads(self, layers: Sequence[MaskedWeight], *, copy: bool) -> None:
+    def _keep_dense_grads(self, layers: Sequence[Layer], *, copy: bool) -> None:
+        group = None
+        if any(layer.topology.is_compact for layer in layers):
+            group = resolve_group(self._model, self._process_group, self._layers)
         for layer in layers:
-            grad = layer.parameter.grad
-            if grad is None:
-                continue
-            # With fused=True a GradScaler leaves the unscaling to the optimizer's kernel.
-            scale = getattr(layer.optimizer, "grad_scale", None)
-            dense = grad.detach()
-            if scale is not None:
-                dense = dense / scale
-            elif copy:
-                dense = dense.clone()
-            self._dense[layer.name] = dense
+            dense = layer.keep_dense_grad(copy=copy, group=group)
+            if dense is not None:
+                self._dense[layer.name] = dense
+
+    def watch(self) -> None:
+        """Let truly sparse layers keep what the coming step's rewiring reads, or no longer."""
+        due = self._due_parts
+        for layer in self._layers:
+            if self._is_read(layer, due):
+                layer.watch()
+            else:
+                layer.unwatch()
 
     def _rewire(self, due: Mapping[int, int]) -> bool:
         """Decide and apply the rewirings of the parts that are due, with their planned steps."""
@@ -218,13 +224,34 @@ class StepDriver:
         group = resolve_group(self._model, self._process_group, self._layers)
         device = self._layers[0].parameter.device
         decided: dict[str, TopologyDelta] = {}
-        for index, planned in due.items():
-            decided |= self._decide(self._parts[index], planned)
-        deltas = [decided.get(layer.name) for layer in self._layers]
-        tensors = (t for delta in deltas if delta for t in (delta.dropped, delta.grown))
-        check_same_on_all(tensors, group=group, device=device, step=step)
-        self._apply(step, deltas)
+        try:
+            for index, planned in due.items():
+                decided |= self._decide(self._parts[index], planned)
+            deltas = [decided.get(layer.name) for layer in self._layers]
+            tensors = (t for delta in deltas if delta for t in (delta.dropped, delta.grown))
+            check_same_on_all(tensors, group=group, device=device, step=step)
+            check_resizable(self._layers, deltas, group=group)
+            self._record = self._apply(step, deltas)
+        finally:
+            for layer in self._layers:
+                layer.end()
         return True
+
+    def edit(self, deltas: Mapping[str, TopologyDelta]) -> Rewiring:
+        """Apply decisions from outside, between two steps; see ``TopologyUpdater.edit``."""
+        group = resolve_group(self._model, self._process_group, self._layers)
+        wanted = [deltas.get(layer.name) for layer in self._layers]
+        check_resizable(self._layers, wanted, group=group)
+        for layer, delta in zip(self._layers, wanted, strict=True):
+            if delta is not None:
+                apply(layer.topology, delta)
+        step = self.progress.steps
+        tensors = (t for delta in wanted if delta for t in (delta.dropped, delta.grown))
+        device = self._layers[0].parameter.device
+        check_same_on_all(tensors, group=group, device=device, step=step)
+        record = self._apply(step, wanted, is_edit=True)
+        self._report(record)
+        return record
 
     def _decide(self, part: Part, planned: int) -> Mapping[str, TopologyDelta]:
         rule, step = part.rule, self.progress.steps + 1
@@ -234,33 +261,35 @@ class StepDriver:
             layer.begin(self.progress.seed, step, self._dense.get(layer.name))
             if rule.reads_gradient and not layer.has_grad:
                 _log.info("step %d: %s got no gradient and grows nothing", step, layer.name)
-        try:
-            return rewire(
-                part.layers,
-                drop=rule.drop,
-                grow=rule.grow,
-                fraction=rule.drop_fraction(planned),
-                budget=rule.budget,
-                target=None if rule.target is None else rule.target(planned),
-                regrow=rule.regrow,
-            )
-        finally:
-            for layer in part.layers:
-                layer.end()
+        return rewire(
+            part.layers,
+            drop=rule.drop,
+            grow=rule.grow,
+            fraction=rule.drop_fraction(planned),
+            budget=rule.budget,
+            target=None if rule.target is None else rule.target(planned),
+            regrow=rule.regrow,
+        )
 
-    def _apply(self, step: int, deltas: Sequence[TopologyDelta | None]) -> None:
+    def _apply(
+        self, step: int, deltas: Sequence[TopologyDelta | None], *, is_edit: bool = False
+    ) -> Rewiring:
         rewiring = len(self.progress.history) + 1
+        still_read = self._due_parts if is_edit else {}
         for layer, delta in zip(self._layers, deltas, strict=True):
             if delta is not None and not delta.is_empty:
                 old, new = layer.topology, apply(layer.topology, delta)
                 layer.commit(new, delta, layer.optimizer)
-                layer.lifetimes.update(old, delta, new, rewiring=rewiring)
-                layer.mask_grad()
-        record = Rewiring.of(step, deltas, [layer.topology for layer in self._layers])
+                if layer.lifetimes is not None:
+                    layer.lifetimes.update(old, delta, new, rewiring=rewiring)
+                if not self._is_read(layer, still_read):
+                    layer.mask_grad()
+        topologies = [layer.topology for layer in self._layers]
+        record = Rewiring.of(step, deltas, topologies, is_edit=is_edit)
         self.progress.history.append(record)
         dropped, grown, nnz = sum(record.n_dropped), sum(record.n_grown), sum(record.nnz)
         _log.info("step %d: dropped %d, grew %d, nnz %d", step, dropped, grown, nnz)
-        self._record = record
+        return record
 
 
 def _forget_grads(optimizer: Optimizer) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
@@ -9,12 +10,13 @@ from itertools import accumulate
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from regrow._names import owned_parameters
 from regrow.errors import LayerCollapseWarning
-from regrow.training._layers import MaskedWeight
+from regrow.topology import Topology
+from regrow.training._layer import Layer
 from regrow.training._progress import Progress
 from regrow.training._rule import Part
 
@@ -38,7 +40,7 @@ class Neurons(NamedTuple):
 
 
 class Ages(NamedTuple):
-    """Mean and (lower) median of the steps that active units have lived; None without units."""
+    """Mean and (lower) median of the steps that active units have lived; None where not known."""
 
     mean: float | None
     median: int | None
@@ -49,24 +51,32 @@ def owners_of(model: nn.Module) -> dict[str, nn.Module]:
     return {one.name: one.owners[0][1] for one in owned_parameters(model)}
 
 
-def neurons_of(mask: Tensor, module: nn.Module | None) -> Neurons:
+def neurons_of(topology: Topology, module: nn.Module | None) -> Neurons:
     """Count outputs and inputs with and without connections.
 
     Args:
-        mask: bool, of the weight's shape: (out, in / groups, kernel); of a transposed convolution
-            (in, out / groups, kernel), of an embedding (in, out). Fewer than two dimensions have
-            neither outputs nor inputs.
+        topology: Of a weight (out, in / groups, kernel); of a transposed convolution (in, out /
+            groups, kernel), of an embedding (in, out). Fewer than two dimensions have neither
+            outputs nor inputs.
         module: The owner of the weight, which says how to read it; None for a plain matrix.
     """
-    if mask.dim() < 2:
+    shape = topology.shape
+    if len(shape) < 2:
         return Neurons(0, 0, 0, 0)
-    groups = module.groups if isinstance(module, _ConvNd) else 1
+    is_conv = isinstance(module, _ConvNd) or getattr(module, "holds_values", False)
+    groups = int(getattr(module, "groups", 1)) if is_conv else 1
     inputs_first = isinstance(module, _ConvTransposeNd | nn.Embedding | nn.EmbeddingBag)
-    # (groups, out or in of a group, in or out of a group)
-    connected = mask.reshape(groups, mask.shape[0] // groups, mask.shape[1], -1).any(dim=3)
+    row_ptr, columns = topology.csr
+    rows_connected = row_ptr.diff() > 0
+    kernel = math.prod(shape[2:])
+    n_rows, n_others = shape[0], shape[1] * groups
+    others_connected = torch.zeros(n_others, dtype=torch.bool, device=columns.device)
+    for group, rows in enumerate(row_ptr[:: n_rows // groups].unfold(0, 2, 1).tolist()):
+        others = columns[slice(*rows)].div(kernel, rounding_mode="floor")
+        others_connected[others.to(torch.int64) + group * shape[1]] = True
+    fed, used = rows_connected, others_connected
     if inputs_first:
-        connected = connected.transpose(1, 2)
-    fed, used = connected.any(dim=2), connected.any(dim=1)
+        fed, used = used, fed
     return Neurons(
         fed.numel(),
         fed.numel() - int(fed.count_nonzero()),
@@ -75,23 +85,42 @@ def neurons_of(mask: Tensor, module: nn.Module | None) -> Neurons:
     )
 
 
-def cohorts_of(layers: Sequence[MaskedWeight], n_rewirings: int) -> list[list[int]]:
-    """For each layer, how many active units date from the start and from each rewiring."""
+def exploration_of(layers: Sequence[Layer]) -> float | None:
+    """Fraction of units that were ever active; None where a layer does not keep its past."""
+    pasts = [layer.lifetimes for layer in layers]
+    known = [past for past in pasts if past is not None]
+    if len(known) < len(pasts):
+        return None
+    n_units = sum(layer.topology.n_units for layer in layers)
+    return sum(past.n_ever_active() for past in known) / n_units
+
+
+def cohorts_of(layers: Sequence[Layer], n_rewirings: int) -> list[list[int] | None]:
+    """For each layer, how many active units date from the start and from each rewiring.
+
+    None for a layer that does not keep its past.
+    """
     # (Few distinct values: a histogram is small where the ages of all units are not.)
     return [
-        torch.bincount(layer.lifetimes.born, minlength=n_rewirings + 1).tolist() for layer in layers
+        None
+        if layer.lifetimes is None
+        else torch.bincount(layer.lifetimes.born, minlength=n_rewirings + 1).tolist()
+        for layer in layers
     ]
 
 
-def ages_of(cohorts: Sequence[Sequence[int]], progress: Progress) -> Ages:
+def ages_of(cohorts: Sequence[Sequence[int] | None], progress: Progress) -> Ages:
     """Ages over the active units of one layer or of several.
 
     Args:
-        cohorts: Of each layer.
+        cohorts: Of each layer; None for one that does not keep its past.
         progress: For the steps performed and those of the rewirings.
     """
+    known = [cohort for cohort in cohorts if cohort is not None]
+    if len(known) < len(cohorts):
+        return Ages(None, None)
     started = [0, *(record.step for record in progress.history)]
-    sizes = [sum(sizes) for sizes in zip(*cohorts, strict=True)]
+    sizes = [sum(sizes) for sizes in zip(*known, strict=True)]
     total = sum(sizes)
     if not total:
         return Ages(None, None)

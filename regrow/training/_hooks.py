@@ -17,13 +17,13 @@ from regrow._sharding import is_sharded
 from regrow.errors import SparsityError
 
 if TYPE_CHECKING:
-    from regrow.training._layers import MaskedWeight
+    from regrow.training._layer import Layer
 
 
 class Driver(Protocol):
     """What the hooks call."""
 
-    def grad_arrived(self, layer: MaskedWeight) -> None:
+    def grad_arrived(self, layer: Layer) -> None:
         """A gradient was accumulated into the layer's parameter."""
 
     def begin_step(self, index: int) -> None:
@@ -44,7 +44,7 @@ class _GradHook:
     and a model that was forgotten would stay for good. The optimizer's hooks keep the driver.
     """
 
-    def __init__(self, driver: Driver, layer: MaskedWeight) -> None:
+    def __init__(self, driver: Driver, layer: Layer) -> None:
         self._driver = weakref.ref(driver)
         self._layer = weakref.ref(layer)
 
@@ -144,7 +144,7 @@ def _remove_left_guards(model: nn.Module) -> None:
                 del module._forward_pre_hooks[key]
 
 
-def check_unattached(layers: list[MaskedWeight]) -> None:
+def check_unattached(layers: list[Layer]) -> None:
     """Refuse weights that another updater already drives.
 
     Raises:
@@ -178,7 +178,7 @@ class Attachment:
         driver: Driver,
         model: nn.Module,
         *,
-        layers: list[MaskedWeight],
+        layers: list[Layer],
         optimizers: list[Optimizer],
     ) -> None:
         self._driver = driver

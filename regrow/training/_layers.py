@@ -5,14 +5,17 @@ from __future__ import annotations
 from typing import final
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from regrow._names import Owned
 from regrow._sharding import flat_mask, is_sharded, local, local_part, whole
 from regrow.errors import SparsityError
 from regrow.topology import Topology, TopologyDelta, derived_generator
 from regrow.training._lifetimes import Lifetimes
 from regrow.training._optimizer_state import reset_state
+from regrow.training._recorded import RecordedGradient
 from regrow.typing import SparseLayer
 
 
@@ -66,10 +69,38 @@ class MaskedWeight(SparseLayer):
         """Whether this step's dense gradient is at hand."""
         return self.dense_grad is not None
 
-    def begin(self, seed: int, step: int, dense_grad: Tensor | None) -> None:
+    def watch(self) -> None:
+        """Nothing to do: ``.grad`` is the dense gradient until it is masked."""
+
+    def unwatch(self) -> None:
+        """Nothing to do."""
+
+    def keep_dense_grad(
+        self, *, copy: bool, group: dist.ProcessGroup | None = None
+    ) -> Tensor | None:
+        """The dense gradient of the step, complete; None where there was none.
+
+        Args:
+            copy: Whether the optimizer steps before it is read, so that ``.grad`` is masked.
+            group: Not needed: the loop has averaged it over ranks.
+        """
+        del group
+        grad = self.parameter.grad
+        if grad is None:
+            return None
+        # With fused=True a GradScaler leaves the unscaling to the optimizer's kernel.
+        scale = getattr(self.optimizer, "grad_scale", None)
+        dense: Tensor = grad.detach()
+        if scale is not None:
+            dense = dense / scale
+        elif copy:
+            dense = dense.clone()
+        return dense
+
+    def begin(self, seed: int, step: int, dense_grad: Tensor | RecordedGradient | None) -> None:
         """Provide what one rewiring may look at; ``end`` lets go of it."""
         self._generator = derived_generator(seed, step, self.name)
-        self.dense_grad = dense_grad
+        self.dense_grad = dense_grad if isinstance(dense_grad, Tensor) else None
 
     def end(self) -> None:
         """Let go of the gradient and the generator."""
@@ -189,9 +220,10 @@ class MaskedWeight(SparseLayer):
         self._dead = self._dead_of(topology)
 
     @torch.no_grad()
-    def mask_copy(self, copy: Tensor) -> None:
+    def align_copy(self, copy: Owned) -> None:
         """Zero the inactive entries of an averaged copy of the weight."""
-        local(copy).masked_fill_(self._dead.to(copy.device), 0.0)
+        tensor = copy.parameter
+        local(tensor).masked_fill_(self._dead.to(tensor.device), 0.0)
 
 
 def _fill_at(tensor: Tensor, flat: Tensor, value: float) -> None:

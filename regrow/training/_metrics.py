@@ -13,7 +13,7 @@ from torch import Tensor
 from regrow._checks import check_count
 from regrow._sharding import is_sharded, local, local_part
 from regrow.accounting import Report, metrics_of
-from regrow.training._layers import MaskedWeight
+from regrow.training._layer import Layer
 
 MetricsCallback = Callable[[int, Mapping[str, float]], object]
 """(optimizer step, flat name -> number); see ``TopologyUpdater.on_metrics``."""
@@ -79,7 +79,7 @@ class Monitor:
         """Whether somebody wants to hear of a step."""
         return any(one.hears(step, rewires=rewires) for one in self._listeners)
 
-    def measure(self, layers: Sequence[MaskedWeight]) -> None:
+    def measure(self, layers: Sequence[Layer]) -> None:
         """Measure gradients that are complete, in front of the step of their optimizer."""
         self._pending |= live_grad_norms(layers)
 
@@ -116,7 +116,7 @@ class Monitor:
 
 
 @torch.no_grad()
-def live_grad_norms(layers: Sequence[MaskedWeight]) -> dict[str, float]:
+def live_grad_norms(layers: Sequence[Layer]) -> dict[str, float]:
     """Layer name -> L2 norm of its gradient over live entries; without layers that have none.
 
     Of sharded weights the norm of the whole weight: all ranks must call this.
@@ -125,9 +125,11 @@ def live_grad_norms(layers: Sequence[MaskedWeight]) -> dict[str, float]:
     for layer in layers:
         grad = layer.parameter.grad
         if grad is not None:
-            mask = local_part(layer.topology.mask, layer.parameter)
-            # Dead entries may hold anything here, on a step that rewires by gradient.
-            live = torch.where(mask, local(grad), 0)
+            live = local(grad)
+            if not layer.topology.is_compact:
+                # Dead entries may hold anything here, on a step that rewires by gradient.
+                mask = local_part(layer.topology.mask, layer.parameter)
+                live = torch.where(mask, live, 0)
             wide = torch.promote_types(live.dtype, torch.float32)
             norm = torch.linalg.vector_norm(live, dtype=wide)
             found[layer.name] = _over_shards(norm, layer.parameter) / _grad_scale(layer)
@@ -138,7 +140,7 @@ def live_grad_norms(layers: Sequence[MaskedWeight]) -> dict[str, float]:
     return dict(zip(found, norms.tolist(), strict=True))
 
 
-def _grad_scale(layer: MaskedWeight) -> Tensor | float:
+def _grad_scale(layer: Layer) -> Tensor | float:
     """With fused=True a GradScaler leaves the unscaling to the optimizer's kernel."""
     scale = getattr(layer.optimizer, "grad_scale", None)
     return 1.0 if scale is None else scale

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from regrow.errors import SparsityError
+
 # A fresh optimizer holds zeros in every tensor of the weight's shape, save in these. A test builds
 # every optimizer of torch.optim and compares, so that a new exception cannot slip in.
 _FRESH_VALUE = {
@@ -42,6 +44,20 @@ def check_optimizer(optimizer: object) -> None:
                 f"{type(optimizer).__name__} cannot train sparse weights: {reason}; "
                 "use SGD, AdamW, RMSprop, Muon or another whose state has the weight's shape"
             )
+
+
+def check_compact(optimizer: Optimizer, name: str) -> None:
+    """Refuse optimizers that cannot step the values of a truly sparse layer.
+
+    Raises:
+        SparsityError: Names the layer and the reason.
+    """
+    if isinstance(optimizer, torch.optim.Muon):
+        raise SparsityError(
+            f"Muon cannot train the truly sparse layer of {name!r}: it orthogonalises matrices, "
+            "and values are a list of connections; give these parameters to AdamW or SGD, or keep "
+            "the layer masked"
+        )
 
 
 def group_of_parameter(optimizer: Optimizer, parameter: nn.Parameter) -> dict[str, object] | None:
@@ -80,6 +96,22 @@ def reset_state(
     """
     for key, value in _state_tensors(optimizer, parameter):
         fill(value, fresh_value(optimizer, parameter, key))
+
+
+@torch.no_grad()
+def move_state(
+    optimizer: Optimizer, parameter: nn.Parameter, move: Callable[[Tensor, float], Tensor]
+) -> None:
+    """Put state tensors of the parameter's shape in another order, or to another size.
+
+    Args:
+        optimizer: The optimizer that steps the parameter.
+        parameter: The values of a truly sparse layer, not yet moved.
+        move: (tensor, value of what is new) -> the tensor moved, itself or another.
+    """
+    for key, value in list(_state_tensors(optimizer, parameter)):
+        fresh = fresh_value(optimizer, parameter, key)
+        optimizer.state[parameter][key] = move(value, fresh)
 
 
 def check_state_shapes(optimizer: Optimizer, parameter: nn.Parameter, name: str) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import cast
 
 from torch import nn
 
@@ -17,7 +18,8 @@ from regrow.topology import (
     derived_generator,
     random_topology,
 )
-from regrow.training._layers import MaskedWeight
+from regrow.training._compact import Holder
+from regrow.training._layer import Layer, layer_of
 from regrow.training._weights import Select, choose_weights, default_weights, structure_of
 from regrow.typing import Shape
 
@@ -30,48 +32,115 @@ def prepare_layers(
     structure: Structure,
     select: Select,
     seed: int,
-) -> list[MaskedWeight]:
+    target: float | None = None,
+) -> list[Layer]:
     """Choose weights, allocate the budget and draw topologies; the model is not changed.
+
+    A truly sparse layer keeps its topology; sparsity and allocation must give it the count it has.
 
     Args:
         model: Any module.
         sparsity: Fraction in [0, 1) of zeros over the selected weights; None where ``allocation``
-            fixes it.
+            fixes it, or where all selected layers are truly sparse.
         allocation: How the budget is spread.
         structure: What a unit is.
         select: Predicate or globs.
         seed: Seed of the draws; each layer's depend on its name as well.
+        target: A sparsity at which truly sparse layers may also be, where the method will move them
+            to its own by itself.
 
     Returns:
         A layer for each selected weight, in the order of the model.
 
     Raises:
-        SparsityError: Nothing is selected, a structure does not fit, or the budget cannot be met.
+        SparsityError: Nothing is selected, a structure does not fit, the budget cannot be met, or
+            it gives a truly sparse layer another count.
         TypeError: ``allocation`` is no rule.
     """
-    _check_allocation(allocation)
     chosen = choose_weights(model, select)
-    given = allocation.topologies if isinstance(allocation, Explicit) else {}
+    topologies = draw_topologies(
+        chosen,
+        sparsity=sparsity,
+        allocation=allocation,
+        structure=structure,
+        seed=seed,
+        target=target,
+    )
+    return [layer_of(one, topologies[one.name]) for one in chosen]
+
+
+def draw_topologies(
+    chosen: Sequence[Owned],
+    *,
+    sparsity: float | None,
+    allocation: Allocation,
+    structure: Structure,
+    seed: int,
+    target: float | None = None,
+    compact: bool = False,
+) -> dict[str, Topology]:
+    """Name -> topology of each chosen weight; see ``prepare_layers``.
+
+    Args:
+        chosen: The weights.
+        sparsity: As there.
+        allocation: As there.
+        structure: As there.
+        seed: As there.
+        target: As there.
+        compact: Whether all are drawn as compressed rows.
+    """
+    _check_allocation(allocation)
+    given = {one.name: _own_topology(one) for one in chosen if one.is_compact}
+    if isinstance(allocation, Explicit):
+        given = {**allocation.topologies, **given}
     structures = {one.name: _structure(one, structure, given.get(one.name)) for one in chosen}
-    shapes = {one.name: tuple(one.parameter.shape) for one in chosen}
+    shapes = {one.name: one.shape for one in chosen}
     _check_fit(shapes, structures)
-    if all(one.fixed_sparsity is not None for one in structures.values()):
+    if sparsity is None and all(one.is_compact for one in chosen):
+        if not isinstance(allocation, Explicit):
+            return {one.name: given[one.name] for one in chosen}
+    elif all(one.fixed_sparsity is not None for one in structures.values()):
         _check_no_allocation(allocation, structure)
     counts = allocate_counts(shapes, sparsity, allocation, structure=structures)
+    held = {one.name: given[one.name] for one in chosen if one.is_compact}
+    if target is not None and any(topology.n_active != counts[n] for n, topology in held.items()):
+        later = allocate_counts(shapes, target, allocation, structure=structures)
+        counts |= {name: later[name] for name in held}
+    for name, topology in held.items():
+        _check_own(name, topology, counts[name], allocation)
 
     def draw(name: str) -> Topology:
         if name in given:
             return given[name]
         generator = derived_generator(seed, "initial", name)
         shape, count, own = shapes[name], counts[name], structures[name]
-        if count == own.n_units(shape):
+        if count == own.n_units(shape) and not compact:
             return Topology.full(shape, structure=own)
-        return random_topology(shape, count, generator=generator, structure=own)
+        return random_topology(shape, count, generator=generator, structure=own, compact=compact)
 
-    return [
-        MaskedWeight(one.name, one.parameter, draw(one.name).to(one.parameter.device))
-        for one in chosen
-    ]
+    return {one.name: draw(one.name) for one in chosen}
+
+
+def _own_topology(one: Owned) -> Topology:
+    return cast("Holder", one.owners[0][1]).topology
+
+
+def _check_own(name: str, own: Topology, count: int, allocation: Allocation) -> None:
+    """Raise if a truly sparse layer does not have what it is given."""
+    explicit = allocation.topologies.get(name) if isinstance(allocation, Explicit) else None
+    if explicit is not None and explicit != own:
+        raise SparsityError(
+            f"the topology given for {name!r} is not the one that the truly sparse layer has: "
+            "leave it out, or densify_ the layer first"
+        )
+    if own.n_active != count:
+        raise SparsityError(
+            f"{name!r} is truly sparse with {own.n_active:,} units, where sparsity and allocation "
+            f"give it {count:,}: pass those that compress_ was called with (for granet and gradual "
+            "their initial_sparsity is what it was), or sparsity=None with "
+            "allocation=regrow.explicit(...) of what compress_ returned"
+        )
 
 
 def _structure(one: Owned, structure: Structure, given: Topology | None) -> Structure:
@@ -81,8 +150,8 @@ def _structure(one: Owned, structure: Structure, given: Topology | None) -> Stru
         return wanted
     if not isinstance(structure, Unstructured) and given.structure != wanted:
         raise SparsityError(
-            f"structure={structure}, but the topology given for {one.name!r} is {given.structure}: "
-            "leave structure= out where topologies are given"
+            f"structure={structure}, but the topology of {one.name!r} is {given.structure}: leave "
+            "structure= out where topologies are given, or where layers have their own"
         )
     return given.structure
 
@@ -130,7 +199,7 @@ def sparsify_(
     allocation: Allocation | None = None,
     select: Select = default_weights,
     seed: int = 0,
-) -> dict[str, MaskedWeight]:
+) -> dict[str, Layer]:
     """Draw a topology for each selected weight and zero what is outside it, in place.
 
     This alone does not keep training sparse: pass the layers to a ``TopologyUpdater``, or call a

@@ -13,15 +13,13 @@ from regrow.errors import SparsityError
 from regrow.topology import (
     Topology,
     TopologyDelta,
-    pack_bits,
-    structure_tag,
-    unpack_bits,
 )
-from regrow.training._entries import entry, integer, integers, mapping, refuse, tensor
-from regrow.training._layers import MaskedWeight
+from regrow.training._entries import integer, integers, mapping, tensor
+from regrow.training._layer import Layer
+from regrow.training._saved_layer import SavedLayer, read_layer, write_layer
 from regrow.typing import StateDict
 
-_FORMAT = 2
+_FORMAT = 3
 # Far from the 4300 digits at which repr(), which draws are seeded by, gives up.
 _LARGEST_SEED = 2**1000
 _WIDTHS = (torch.uint8, torch.int16, torch.int32)
@@ -33,12 +31,13 @@ class Rewiring:
     """One rewiring that was done; numbers are per layer, in the order of the model.
 
     Args:
-        step: The optimizer step it was done on, counted from 1.
+        step: The optimizer step it was done on, counted from 1; 0 for an edit before the first.
         n_dropped: Units dropped.
         n_grown: Units grown; one that was dropped and came back at zero counts in both.
         n_new: Units that are active now and were not before: no such one among them.
         nnz: Connections afterwards.
-        took_part: Whether the layer was among those that were due.
+        took_part: Whether the layer was among those that were due, or edited.
+        is_edit: Whether it was asked for by ``TopologyUpdater.edit``, beside a step and not on one.
     """
 
     step: int
@@ -47,10 +46,16 @@ class Rewiring:
     n_new: tuple[int, ...]
     nnz: tuple[int, ...]
     took_part: tuple[bool, ...]
+    is_edit: bool = False
 
     @classmethod
     def of(
-        cls, step: int, deltas: Sequence[TopologyDelta | None], topologies: Sequence[Topology]
+        cls,
+        step: int,
+        deltas: Sequence[TopologyDelta | None],
+        topologies: Sequence[Topology],
+        *,
+        is_edit: bool = False,
     ) -> Rewiring:
         """The record of decisions that were applied; None for layers that were not due."""
         return cls(
@@ -60,6 +65,7 @@ class Rewiring:
             tuple(0 if delta is None else _n_new(delta) for delta in deltas),
             tuple(topology.nnz for topology in topologies),
             tuple(delta is not None for delta in deltas),
+            is_edit,
         )
 
 
@@ -88,12 +94,13 @@ class Progress:
     history: list[Rewiring] = field(default_factory=list)
 
 
-def write_progress(layers: Sequence[MaskedWeight], progress: Progress) -> StateDict:
+def write_progress(layers: Sequence[Layer], progress: Progress) -> StateDict:
     """The state of an updater: loads with ``torch.load(weights_only=True)``."""
     rows = [
-        [r.step, *r.n_dropped, *r.n_grown, *r.n_new, *r.nnz, *r.took_part] for r in progress.history
+        [r.step, r.is_edit, *r.n_dropped, *r.n_grown, *r.n_new, *r.nnz, *r.took_part]
+        for r in progress.history
     ]
-    width = 1 + 5 * len(layers)
+    width = 2 + 5 * len(layers)
     return {
         "format": _FORMAT,
         "seed": progress.seed,
@@ -101,43 +108,12 @@ def write_progress(layers: Sequence[MaskedWeight], progress: Progress) -> StateD
         "overdue": [-1 if due is None else due for due in progress.overdue],
         "initial_nnz": list(progress.initial_nnz),
         "history": torch.tensor(rows, dtype=torch.int64).reshape(len(rows), width),
-        "layers": {layer.name: _write_layer(layer) for layer in layers},
+        "layers": {layer.name: write_layer(layer) for layer in layers},
     }
-
-
-def _write_layer(layer: MaskedWeight) -> StateDict:
-    topology, past = layer.topology, layer.lifetimes
-    state = {
-        "shape": list(topology.shape),
-        "structure": structure_tag(topology.structure),
-        "n_active": topology.n_active,
-        "active": pack_bits(topology.active),
-        "ever_active": pack_bits(past.ever_active),
-        "born": _narrow(past.born.cpu()),
-    }
-    if topology.allowed is not None:
-        state["allowed"] = pack_bits(topology.allowed)
-    return state
-
-
-@final
-@dataclass(frozen=True, eq=False)
-class SavedLayer:
-    """What a state says of one layer, on the layer's device."""
-
-    topology: Topology
-    ever_active: Tensor
-    born: Tensor
-
-
-def _narrow(counts: Tensor) -> Tensor:
-    """The same whole numbers in as few bytes as hold them: a run has few rewirings."""
-    largest = int(counts.max()) if counts.numel() else 0
-    return counts.to(next(t for t in _WIDTHS if largest <= torch.iinfo(t).max))
 
 
 def read_progress(
-    state: StateDict, layers: Sequence[MaskedWeight], *, n_parts: int
+    state: StateDict, layers: Sequence[Layer], *, n_parts: int
 ) -> tuple[Progress, list[SavedLayer]]:
     """Check a state against the layers it is for, and read it; nothing is changed.
 
@@ -158,7 +134,7 @@ def read_progress(
     _check_names(list(saved), [layer.name for layer in layers])
     steps = integer(state, "steps")
     history = _read_history(tensor(state, "history"), len(layers))
-    read = [_read_layer(layer, saved[layer.name], history, i) for i, layer in enumerate(layers)]
+    read = [read_layer(layer, saved[layer.name], history, i) for i, layer in enumerate(layers)]
     overdue = integers(state, "overdue", n_parts, least=-1)
     progress = Progress(
         seed=integer(state, "seed", least=-_LARGEST_SEED, most=_LARGEST_SEED),
@@ -172,7 +148,7 @@ def read_progress(
             f"the state is damaged: a rewiring is overdue since step {max(overdue)}, and {steps} "
             "steps were performed"
         )
-    _check_consistent(progress, [one.topology for one in read])
+    _check_consistent(progress, layers, [one.nnz for one in read])
     return progress, read
 
 
@@ -186,14 +162,22 @@ def _check_names(found: Sequence[str], names: Sequence[str]) -> None:
     )
 
 
-def _check_consistent(progress: Progress, topologies: Sequence[Topology]) -> None:
+def _check_consistent(
+    progress: Progress, layers: Sequence[Layer], saved_nnz: Sequence[int]
+) -> None:
     steps = [record.step for record in progress.history]
-    if steps != sorted(set(steps)) or any(not 1 <= step <= progress.steps for step in steps):
+    at_steps = [record.step for record in progress.history if not record.is_edit]
+    if (
+        len(set(at_steps)) < len(at_steps)
+        or steps != sorted(steps)
+        or any(not 0 <= step <= progress.steps for step in steps)
+    ):
         raise SparsityError(
             f"the state is damaged: rewirings at steps {steps[:5]} ... do not ascend up to the "
             f"{progress.steps} steps performed"
         )
-    for i, topology in enumerate(topologies):
+    for i, (layer, found) in enumerate(zip(layers, saved_nnz, strict=True)):
+        topology = layer.topology
         nnz, size = progress.initial_nnz[i], topology.unit_size
         for r in progress.history:
             dropped, grown, new = r.n_dropped[i], r.n_grown[i], r.n_new[i]
@@ -207,82 +191,23 @@ def _check_consistent(progress: Progress, topologies: Sequence[Topology]) -> Non
                     f"{r.step} contradict those before it"
                 )
             nnz = after
-        if nnz != topology.nnz:
+        if nnz != found:
             raise SparsityError(
-                f"the state is damaged: layer {i} has {topology.nnz} connections, by its history "
-                f"{nnz}"
+                f"the state is damaged: layer {i} has {found} connections, by its history {nnz}"
             )
 
 
-def _read_layer(
-    layer: MaskedWeight, saved: object, history: Sequence[Rewiring], index: int
-) -> SavedLayer:
-    old = layer.topology
-    _check_kind(saved, old, layer.name)
-    try:
-        topology, ever = _read_topology(saved, old)
-        born = _read_born(saved, topology, [record.n_grown[index] for record in history])
-    except SparsityError as error:
-        raise SparsityError(f"the state of {layer.name!r} is damaged: {error}") from error
-    return SavedLayer(topology.to(old.device), ever.to(old.device), born.to(old.device))
-
-
-def _check_kind(saved: object, old: Topology, name: str) -> None:
-    shape, structure = tuple(integers(saved, "shape")), entry(saved, "structure", str)
-    if shape != old.shape or structure != structure_tag(old.structure):
-        raise SparsityError(
-            f"the state of {name!r} is of shape {shape!s:.80}, {structure:.80}; the layer of shape "
-            f"{old.shape}, {structure_tag(old.structure)}"
-        )
-
-
-def _read_topology(saved: object, old: Topology) -> tuple[Topology, Tensor]:
-    active = unpack_bits(tensor(saved, "active"), old.n_units)
-    ever = unpack_bits(tensor(saved, "ever_active"), old.n_units)
-    if old.allowed is None:
-        allowed = None
-        refuse(saved, "allowed", "the layer may use all units: build the updater as it was then")
-    else:
-        allowed = unpack_bits(tensor(saved, "allowed"), old.n_units)
-    topology = Topology.from_active(active, old.shape, structure=old.structure, allowed=allowed)
-    n_active = integer(saved, "n_active")
-    if topology.n_active != n_active or bool((active & ~ever).any()):
-        raise SparsityError(
-            f"{topology.n_active} units are active where {n_active} were saved, or some were "
-            "never active"
-        )
-    if allowed is not None and bool((ever & ~allowed).any()):
-        raise SparsityError("units were active that are not allowed")
-    return topology, ever
-
-
-def _read_born(saved: object, topology: Topology, n_grown: Sequence[int]) -> Tensor:
-    """The rewiring that each active unit was grown by; 0 for those of the start."""
-    born = tensor(saved, "born")
-    if born.dtype not in _WIDTHS or tuple(born.shape) != (topology.n_active,):
-        raise SparsityError(
-            f"'born' must be whole numbers of shape ({topology.n_active},), got {born.dtype} "
-            f"{tuple(born.shape)}"
-        )
-    born = born.cpu().to(torch.int64)
-    if bool(((born < 0) | (born > len(n_grown))).any()):
-        raise SparsityError(f"units were born by a rewiring that is none of {len(n_grown)} done")
-    counts = torch.bincount(born, minlength=1 + len(n_grown)).tolist()[1:]
-    if any(count > grown for count, grown in zip(counts, n_grown, strict=True)):
-        raise SparsityError("more units were born by a rewiring than it grew")
-    return born.to(torch.int32)
-
-
 def _read_history(rows: Tensor, n: int) -> list[Rewiring]:
-    if rows.dim() != 2 or rows.shape[1] != 1 + 5 * n or rows.dtype != torch.int64:
+    if rows.dim() != 2 or rows.shape[1] != 2 + 5 * n or rows.dtype != torch.int64:
         raise SparsityError(
-            f"the state's 'history' must be int64 of shape (rewirings, {1 + 5 * n}), "
+            f"the state's 'history' must be int64 of shape (rewirings, {2 + 5 * n}), "
             f"got {rows.dtype} {tuple(rows.shape)}"
         )
     history = []
-    for step, *row in rows.tolist():
+    for step, is_edit, *row in rows.tolist():
         dropped, grown, new, nnz, took_part = (tuple(row[i * n : (i + 1) * n]) for i in range(5))
-        if any(flag not in (0, 1) for flag in took_part):
+        if any(flag not in (0, 1) for flag in (is_edit, *took_part)):
             raise SparsityError("the state is damaged: a flag in its history is neither 0 nor 1")
-        history.append(Rewiring(step, dropped, grown, new, nnz, tuple(map(bool, took_part))))
+        flags = tuple(map(bool, took_part))
+        history.append(Rewiring(step, dropped, grown, new, nnz, flags, bool(is_edit)))
     return history

@@ -15,10 +15,11 @@ from regrow.training._health import (
     churn_of_layer,
     cohorts_of,
     collapsed_layers,
+    exploration_of,
     neurons_of,
     owners_of,
 )
-from regrow.training._layers import MaskedWeight
+from regrow.training._layer import Layer
 from regrow.training._metrics import GradNorms
 from regrow.training._progress import Progress
 from regrow.training._rule import Part
@@ -78,15 +79,13 @@ def report_of(
             progress,
             i,
             ages=ages_of([cohorts[i]], progress),
-            neurons=neurons_of(layer.topology.mask, owners.get(layer.name)),
+            neurons=neurons_of(layer.topology, owners.get(layer.name)),
             is_collapsed=collapsed[layer.name],
             grad_norm=None if norms is None else norms.by_layer.get(layer.name),
         )
         for i, layer in enumerate(layers)
     ]
     nnz = sum(row.nnz for row in rows)
-    n_units = [layer.topology.n_units for layer in layers]
-    ever = sum(row.exploration * n for row, n in zip(rows, n_units, strict=True))
     ages = ages_of(cohorts, progress)
     return Report(
         layers=tuple(rows),
@@ -95,7 +94,7 @@ def report_of(
         rewirings=len(progress.history),
         nnz=nnz,
         sparsity=1 - nnz / sum(layer.topology.n_elements for layer in layers),
-        exploration=ever / sum(n_units),
+        exploration=exploration_of(layers),
         churn=churn_of_all(progress, [layer.topology.unit_size for layer in layers]),
         survival_age=ages.mean,
         survival_age_median=ages.median,
@@ -105,7 +104,7 @@ def report_of(
 
 
 def _row(
-    layer: MaskedWeight,
+    layer: Layer,
     progress: Progress,
     index: int,
     *,
@@ -123,7 +122,7 @@ def _row(
         sparsity=topology.sparsity,
         n_dropped=sum(record.n_dropped[index] for record in progress.history),
         n_grown=sum(record.n_grown[index] for record in progress.history),
-        exploration=layer.lifetimes.n_ever_active() / topology.n_units,
+        exploration=exploration_of([layer]),
         churn=churn_of_layer(progress, index, topology.unit_size),
         survival_age=ages.mean,
         survival_age_median=ages.median,
@@ -157,7 +156,7 @@ def training_flops_of(
         flops += sum(
             whole - part
             for whole, part, read, due in zip(dense, forward, reads, record.took_part, strict=True)
-            if read and due
+            if read and due and not record.is_edit
         )
         done, nnz = record.step, list(record.nnz)
     flops += 3 * (rest + sum(live(nnz))) * (progress.steps - done)

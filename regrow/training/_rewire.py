@@ -9,8 +9,9 @@ from torch import Tensor
 
 from regrow._checks import check_choice, check_fraction
 from regrow.criteria import reads_gradient
-from regrow.topology import TopologyDelta, Unstructured, select_top
+from regrow.topology import Topology, TopologyDelta, select_top
 from regrow.training._budgets import Budget, Quota, Standing, per_layer
+from regrow.training._places import Places, choose_places, unit_scores
 from regrow.typing import Criterion, LayerView, Regrow
 
 REGROW: tuple[Regrow, ...] = ("keep", "zero", "never")
@@ -50,29 +51,26 @@ def rewire(
     check_fraction(fraction, "fraction", closed=True)
     check_choice(regrow, "regrow", REGROW)
     budget = per_layer() if budget is None else budget
-    needs_grad = reads_gradient(grow) or reads_gradient(drop)
-    standings = []
-    for layer in layers:
-        units = layer.topology.units
-        scores = _unit_scores(layer, drop, units)
-        standings.append(Standing(layer, units, scores, layer.has_grad or not needs_grad))
-    quotas = budget(standings, fraction, target)
-    return {
-        standing.layer.name: _decide(standing, quota, grow, regrow)
-        for standing, quota in zip(standings, quotas, strict=True)
-    }
+    can_grow = not (reads_gradient(grow) or reads_gradient(drop))
+
+    def decide(some: Sequence[LayerView]) -> dict[str, TopologyDelta]:
+        standings = [_standing(layer, drop, can_grow=can_grow or layer.has_grad) for layer in some]
+        quotas = budget(standings, fraction, target)
+        return {
+            standing.layer.name: _decide(standing, quota, grow, regrow)
+            for standing, quota in zip(standings, quotas, strict=True)
+        }
+
+    if target is None and getattr(budget, "by_layer", False):
+        # One after the other: scores of a single layer are held at a time.
+        return {name: delta for layer in layers for name, delta in decide([layer]).items()}
+    return decide(layers)
 
 
-def _unit_scores(layer: LayerView, criterion: Criterion, units: Tensor) -> Tensor:
-    """Scores of units: the sum over their elements, or the criterion's own where it scores units.
-
-    What scores units whatever their values, such as random draws, is asked for one element each.
-    """
-    topology = layer.topology
-    elements = topology.structure.elements_of(units, topology.shape)
-    if elements.shape[1] == 1 or getattr(criterion, "by_unit", False):
-        return criterion(layer, elements[:, 0])
-    return criterion(layer, elements.reshape(-1)).view(elements.shape).sum(dim=1)
+def _standing(layer: LayerView, drop: Criterion, *, can_grow: bool) -> Standing:
+    units = layer.topology.units
+    scores = unit_scores(layer, drop, units)
+    return Standing(layer, scores, can_grow, None if layer.topology.is_compact else units)
 
 
 def _decide(standing: Standing, quota: Quota, grow: Criterion, regrow: Regrow) -> TopologyDelta:
@@ -86,24 +84,27 @@ def _decide(standing: Standing, quota: Quota, grow: Criterion, regrow: Regrow) -
     survives = _stay(standing, n_prune + n_drop)
     dropped = units[~survives]
     if not _any(n_grow):
-        return TopologyDelta(dropped, dropped.new_empty(0))
+        return _small(TopologyDelta(dropped, dropped.new_empty(0)), topology)
     unpruned = _stay(standing, n_prune) if _any(n_prune) else None
     if standing.groups is not None and not isinstance(n_grow, Tensor):
         n_grow = _lost(standing, survives, unpruned)
-    places = topology.free
-    if regrow != "never":
-        places[dropped] = True
-    grown = _grow(layer, grow, places, n_grow)
-    if regrow != "keep":
-        return TopologyDelta(dropped, grown)
-    # Dropped to make room and chosen again: nothing happened to it.
-    back = grown[topology.active[grown]]
-    if unpruned is not None:
-        back = back[~torch.isin(back, units[~unpruned], assume_unique=True)]
-    return TopologyDelta(
-        dropped[~torch.isin(dropped, back, assume_unique=True)],
-        grown[~torch.isin(grown, back, assume_unique=True)],
-    )
+    places = Places(topology, dropped if regrow != "never" else dropped[:0])
+    grown = choose_places(layer, grow, places, n_grow)
+    if regrow == "keep":
+        # Dropped to make room and chosen again: nothing happened to it.
+        back = grown[topology.is_active(grown)]
+        if unpruned is not None:
+            back = back[~torch.isin(back, units[~unpruned], assume_unique=True)]
+        dropped = dropped[~torch.isin(dropped, back, assume_unique=True)]
+        grown = grown[~torch.isin(grown, back, assume_unique=True)]
+    return _small(TopologyDelta(dropped, grown), topology)
+
+
+def _small(delta: TopologyDelta, topology: Topology) -> TopologyDelta:
+    """Of compact topologies decisions are held in as few bytes as they need."""
+    if not topology.is_compact or topology.n_units > torch.iinfo(torch.int32).max:
+        return delta
+    return TopologyDelta(delta.dropped.to(torch.int32), delta.grown.to(torch.int32))
 
 
 def _replaces(quota: Quota) -> bool:
@@ -117,7 +118,7 @@ def _any(n: int | Tensor) -> bool:
 
 def _stay(standing: Standing, n_out: int | Tensor) -> Tensor:
     """Flags over the active units: all but the ``n_out`` of the lowest scores."""
-    flags = torch.zeros_like(standing.units, dtype=torch.bool)
+    flags = torch.zeros(standing.n_active, dtype=torch.bool, device=standing.scores.device)
     if isinstance(n_out, Tensor):
         n_kept = standing.layer.topology.counts() - n_out
         flags[select_top(standing.scores, standing.groups, n_kept)] = True
@@ -153,19 +154,3 @@ def _by_group(standing: Standing, quota: Quota) -> Quota:
     unpruned = _stay(standing, quota.n_prune)
     lost = _lost(standing, _stay(standing, quota.n_prune + quota.n_drop), unpruned)
     return Quota(_lost(standing, unpruned, None), lost, lost)
-
-
-def _grow(layer: LayerView, criterion: Criterion, places: Tensor, n_grow: int | Tensor) -> Tensor:
-    """The units that enter, ascending: the highest scores among the places (n_units,) bool."""
-    structure, shape = layer.topology.structure, layer.topology.shape
-    on_whole = layer.holds_dense and getattr(criterion, "on_whole", False)
-    if on_whole and isinstance(structure, Unstructured):
-        scores = criterion(layer, slice(None))  # type: ignore[arg-type]
-        grown = select_top(scores.masked_fill(~places, -torch.inf), None, n_grow)
-        if bool(places[grown].all()):  # NaN ranks as low as what is not open
-            return grown
-    candidates = places.nonzero().squeeze(1)
-    scores = _unit_scores(layer, criterion, candidates)
-    if isinstance(n_grow, Tensor):
-        return candidates[select_top(scores, structure.group_of(candidates, shape), n_grow)]
-    return candidates[select_top(scores, None, n_grow)]

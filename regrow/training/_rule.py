@@ -8,15 +8,17 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, final
 
 from regrow._checks import check_choice
-from regrow.criteria import reads_gradient
+from regrow.criteria import reads_gradient, reads_past
+from regrow.errors import SparsityError
 from regrow.schedules import UpdateWindow
 from regrow.training._budgets import Budget, per_layer
+from regrow.training._compact import no_past
 from regrow.training._rewire import REGROW
 from regrow.typing import Criterion, Regrow, Schedule, WeightStep
 
 if TYPE_CHECKING:
     from regrow.allocation import Allocation
-    from regrow.training._layers import MaskedWeight
+    from regrow.training._layer import Layer
 
 _WEIGHT_STEPS: tuple[WeightStep, ...] = ("before", "after", "skip")
 
@@ -72,14 +74,18 @@ class Part:
         allocation: For ``plan()``: the rule that gave the layers their counts.
     """
 
-    layers: Sequence[MaskedWeight]
+    layers: Sequence[Layer]
     rule: Rule | None
     allocation: Allocation | None = None
 
     def check(self) -> None:
-        """Raise ``SparsityError`` if the rule's budget cannot work on these layers."""
+        """Raise ``SparsityError`` if the rule cannot work on these layers."""
         if self.rule is None:
             return
+        if reads_past(self.rule.drop) or reads_past(self.rule.grow):
+            for layer in self.layers:
+                if layer.lifetimes is None:
+                    raise SparsityError(no_past(layer.name))
         if self.rule.target is None:
             self.rule.budget.check(self.layers, None)
             return

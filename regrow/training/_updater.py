@@ -6,21 +6,25 @@ import copy
 from collections.abc import Callable, Mapping, Sequence
 from typing import final
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 
-from regrow._names import owned_parameters
+from regrow._names import Owned, owned_parameters
 from regrow.accounting import Plan, Report, metrics_of
 from regrow.errors import SparsityError
-from regrow.topology import Topology
+from regrow.topology import Topology, TopologyDelta
+from regrow.training._arguments import (
+    check_compact_over_ranks,
+    check_parts,
+    optimizers_of,
+    owner_of_each,
+)
 from regrow.training._distributed import ProcessGroup, check_group
 from regrow.training._driver import StepDriver
-from regrow.training._health import warn_of_collapse
+from regrow.training._health import exploration_of, warn_of_collapse
 from regrow.training._hooks import Attachment, check_unattached
-from regrow.training._layers import MaskedWeight
+from regrow.training._layer import Layer
 from regrow.training._metrics import MetricsCallback, Monitor
-from regrow.training._optimizer_state import check_optimizer, group_of_parameter
 from regrow.training._progress import Progress, Rewiring, read_progress, write_progress
 from regrow.training._report import plan_of, report_of, training_flops_of
 from regrow.training._rule import Part
@@ -45,6 +49,7 @@ class TopologyUpdater:
     Raises:
         SparsityError: A layer is in no optimizer or in several, in two parts, or has an updater
             already; or a budget cannot work on its layers.
+        RankMismatchError: Ranks hold truly sparse layers of different topologies.
         ValueError: An optimizer cannot work, ``weight_step="after"`` with several, or parts whose
             rules differ in it.
     """
@@ -58,17 +63,18 @@ class TopologyUpdater:
         seed: int,
         process_group: ProcessGroup = "auto",
     ) -> None:
-        self._optimizers = _as_list(optimizer)
+        self._optimizers = optimizers_of(optimizer)
         self._parts = list(parts)
-        _check_parts(self._parts, self._optimizers)
-        owners = _owner_of_each(self._layers, self._optimizers)
+        check_parts(self._parts, self._optimizers)
+        owners = owner_of_each(self._layers, self._optimizers)
         check_unattached(self._layers)
         check_group(process_group, self._layers)
         for part in self._parts:
             part.check()
+        check_compact_over_ranks(model, self._parts, process_group)
         self._model = model
         self._process_group = process_group
-        self._followers: list[list[Tensor]] = []
+        self._followers: list[list[Owned]] = []
         self._callbacks: list[Callable[[Rewiring], None]] = []
         self._monitor = Monitor()
         self._warned: set[str] = set()
@@ -109,7 +115,8 @@ class TopologyUpdater:
     def weight_steps(self) -> int:
         """Steps that moved the weights: ``steps``, less the rewirings where these skip."""
         skips = any(p.rule is not None and p.rule.weight_step == "skip" for p in self._parts)
-        return self.steps - (self.rewirings if skips else 0)
+        in_place_of_a_step = sum(not record.is_edit for record in self._progress.history)
+        return self.steps - (in_place_of_a_step if skips else 0)
 
     @property
     def rewirings(self) -> int:
@@ -132,10 +139,13 @@ class TopologyUpdater:
         return 1 - self.nnz / sum(layer.topology.n_elements for layer in self._layers)
 
     @property
-    def exploration(self) -> float:
-        """Fraction of units that were ever active (ITOP's R_s, Liu et al. 2021, section 3)."""
-        ever = sum(layer.lifetimes.n_ever_active() for layer in self._layers)
-        return ever / sum(layer.topology.n_units for layer in self._layers)
+    def exploration(self) -> float | None:
+        """Fraction of units that were ever active (ITOP's R_s, Liu et al. 2021, section 3).
+
+        None where a layer is truly sparse: its past would be larger than the layer, and is not
+        kept.
+        """
+        return exploration_of(self._layers)
 
     def plan(self, inputs: object = None) -> Plan:
         """A table of every tensor: shape, structure, nnz, sparsity, FLOPs, bytes, why it is dense.
@@ -187,8 +197,9 @@ class TopologyUpdater:
     def follow(self, averaged: nn.Module) -> None:
         """Keep an averaged copy of the model, such as ``AveragedModel``, in the current topology.
 
-        Its weights outside the topology are zeroed now and after each rewiring. Between
-        rewirings an average of zeros stays zero by itself.
+        Its weights outside the topology are zeroed now and after each rewiring; between rewirings
+        an average of zeros stays zero by itself. In a truly sparse layer averaged values move with
+        their connection; new ones begin at zero.
 
         Args:
             averaged: A module with a parameter of the same name and shape for each layer.
@@ -196,19 +207,56 @@ class TopologyUpdater:
         Raises:
             SparsityError: A name is missing, or a shape differs; nothing was changed.
         """
-        theirs = {one.name: one.parameter for one in owned_parameters(averaged)}
+        theirs = {one.name: one for one in owned_parameters(averaged)}
         for layer in self._layers:
             copy_ = theirs.get(layer.name)
-            if copy_ is None or copy_.shape != layer.parameter.shape:
+            if problem := _unlike(layer, copy_):
                 raise SparsityError(
-                    f"follow() needs a copy of the model, but {layer.name!r} is "
-                    + ("missing" if copy_ is None else f"of shape {tuple(copy_.shape)}")
-                    + " there"
+                    f"follow() needs a copy of the model, but {layer.name!r} is {problem} there"
                 )
         copies = [theirs[layer.name] for layer in self._layers]
-        self._followers.append(copies)  # type: ignore[arg-type]
-        for layer, parameter in zip(self._layers, copies, strict=True):
-            layer.mask_copy(parameter)
+        self._followers.append(copies)
+        self._align(copies)
+
+    def edit(self, deltas: Mapping[str, TopologyDelta]) -> Rewiring:
+        """Drop and grow units by a decision of your own, between two steps.
+
+        Weights, optimizer state, averaged copies and the past follow as in a rewiring, and it is
+        part of the history. Grown connections begin at zero. Rules go on from the new counts: one
+        without a target keeps them.
+
+        Args:
+            deltas: Name of the layer -> units to drop and to grow.
+
+        Returns:
+            The record of it.
+
+        Raises:
+            TypeError: ``deltas`` is no mapping to decisions.
+            SparsityError: A name is no layer's, a decision does not fit its topology, or ranks
+                decide differently; nothing was changed.
+
+        Example:
+            >>> import torch, regrow
+            >>> net = torch.nn.Linear(4, 2)
+            >>> updater = regrow.static(net, torch.optim.SGD(net.parameters()), sparsity=0.5)
+            >>> first = updater.topologies["weight"].units[:1]
+            >>> record = updater.edit({"weight": regrow.TopologyDelta(first, first[:0])})
+            >>> updater.nnz
+            3
+        """
+        is_mapping = isinstance(deltas, Mapping)
+        if not is_mapping or not all(isinstance(d, TopologyDelta) for d in deltas.values()):
+            raise TypeError(
+                f"deltas must map names of layers to regrow.TopologyDelta, got {deltas!r:.80}"
+            )
+        unknown = sorted({*map(str, deltas)} - {layer.name for layer in self._layers})
+        if unknown:
+            raise SparsityError(
+                f"deltas names {unknown[0]!r}, which is no layer; there are: "
+                + ", ".join([layer.name for layer in self._layers][:10])
+            )
+        return self._driver.edit(deltas)
 
     def on_rewire(self, callback: Callable[[Rewiring], None]) -> None:
         """Call ``callback`` with the record of each rewiring, at the end of its optimizer step."""
@@ -238,6 +286,8 @@ class TopologyUpdater:
     def detach(self) -> None:
         """Remove every hook. Weights stay as they are; nothing keeps them sparse any more."""
         self._attachment.remove()
+        for layer in self._layers:
+            layer.unwatch()
 
     def state_dict(self) -> StateDict:
         """Topologies, counters and seed, for a bit-exact resume.
@@ -259,14 +309,12 @@ class TopologyUpdater:
             SparsityError: The state is of another model, or damaged; nothing was changed.
         """
         progress, saved = read_progress(state, self._layers, n_parts=len(self._parts))
-        for layer, one in zip(self._layers, saved, strict=True):
-            layer.adopt(one.topology)
-            layer.lifetimes.restore(one.ever_active, one.born)
-            layer.enforce(layer.optimizer)
+        for one in saved:
+            one.restore()
         self._driver.progress = progress
         self._driver.forget_step()
         self._monitor.norms = None
-        self._mask_followers()
+        self._align_followers()
 
     def __deepcopy__(self, memo: dict[int, object]) -> TopologyUpdater:
         # Copied along with model and optimizer, as in deepcopy((model, optimizer, updater)),
@@ -282,7 +330,7 @@ class TopologyUpdater:
         return clone
 
     @property
-    def _layers(self) -> list[MaskedWeight]:
+    def _layers(self) -> list[Layer]:
         return [layer for part in self._parts for layer in part.layers]
 
     @property
@@ -305,7 +353,7 @@ class TopologyUpdater:
         )
 
     def _rewired(self, record: Rewiring) -> None:
-        self._mask_followers()
+        self._align_followers()
         for callback in self._callbacks:
             callback(record)
 
@@ -314,65 +362,24 @@ class TopologyUpdater:
             warn_of_collapse(self._parts, self._progress, warned=self._warned)
         self._monitor.tell(self.steps, rewired=rewired, report=self.report)
 
-    @torch.no_grad()
-    def _mask_followers(self) -> None:
+    def _align_followers(self) -> None:
         for copies in self._followers:
-            for layer, parameter in zip(self._layers, copies, strict=True):
-                layer.mask_copy(parameter)
+            self._align(copies)
+
+    def _align(self, copies: Sequence[Owned]) -> None:
+        for layer, one in zip(self._layers, copies, strict=True):
+            layer.align_copy(one)
 
     def __reduce__(self) -> str:
         raise TypeError("an updater is not pickled: save state_dict() beside the model's")
 
 
-def _as_list(optimizer: Optimizer | Sequence[Optimizer]) -> list[Optimizer]:
-    optimizers = [optimizer] if isinstance(optimizer, Optimizer) else _listed(optimizer)
-    if not optimizers:
-        raise ValueError("optimizer must be an optimizer or several, got an empty sequence")
-    for one in optimizers:
-        check_optimizer(one)
-    if len({id(one) for one in optimizers}) < len(optimizers):
-        raise ValueError("optimizer names the same optimizer twice")
-    return optimizers
-
-
-def _listed(optimizer: object) -> list[Optimizer]:
-    return list(optimizer) if isinstance(optimizer, list | tuple) else [optimizer]  # type: ignore[list-item]
-
-
-def _check_parts(parts: Sequence[Part], optimizers: Sequence[Optimizer]) -> None:
-    names = [layer.name for part in parts for layer in part.layers]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise SparsityError(f"parts select the same weights: {', '.join(twice[:5])}")
-    steps = {part.rule.weight_step for part in parts if part.rule is not None}
-    if len(steps) > 1:
-        raise ValueError(
-            f"parts differ in weight_step: {', '.join(sorted(steps))}; a step either moves all "
-            "weights or none: pass the same weight_step= to each"
-        )
-    if "after" in steps and len(optimizers) > 1:
-        raise ValueError(
-            "weight_step='after' needs a single optimizer: the last of several would step "
-            "before the topology is known; pass 'before' or 'skip'"
-        )
-
-
-def _owner_of_each(
-    layers: Sequence[MaskedWeight], optimizers: Sequence[Optimizer]
-) -> list[Optimizer]:
-    owners = []
-    for layer in layers:
-        holding = [
-            optimizer
-            for optimizer in optimizers
-            if group_of_parameter(optimizer, layer.parameter) is not None
-        ]
-        if len(holding) != 1:
-            raise SparsityError(
-                f"the selected weight {layer.name!r} is in {len(holding)} of the optimizers "
-                "passed, and must be in exactly one: "
-                + ("build the optimizer from the parameters of this model" if not holding else "")
-                + ("take it out of the others" if holding else "")
-            )
-        owners.append(holding[0])
-    return owners
+def _unlike(layer: Layer, copy_: Owned | None) -> str:
+    """In what a parameter of another model is no copy of a layer, or ""."""
+    if copy_ is None:
+        return "missing"
+    if copy_.shape != layer.topology.shape:
+        return f"of shape {copy_.shape}"
+    if copy_.is_compact != layer.topology.is_compact:
+        return "truly sparse" if copy_.is_compact else "dense"
+    return ""

@@ -14,7 +14,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from regrow._checks import check_is_structure
-from regrow._names import Owned, owned_parameters
+from regrow._names import Owned, holds_values, owned_parameters
 from regrow._sharding import check_placements, is_sharded
 from regrow.errors import SparsityError
 from regrow.topology import Structure, Transposed, Unstructured
@@ -39,7 +39,7 @@ def default_weights(name: str, module: nn.Module, parameter: nn.Parameter) -> bo
     """Weights of Linear, Bilinear, convolutions, attention and recurrent layers.
 
     Chosen by the module's type and the parameter's role, not by name or shape: norms, biases,
-    embeddings and free parameters stay dense.
+    embeddings and free parameters stay dense. The values of a truly sparse layer are its weight.
 
     Args:
         name: Canonical name of the parameter.
@@ -47,6 +47,8 @@ def default_weights(name: str, module: nn.Module, parameter: nn.Parameter) -> bo
         parameter: The tensor; at least two dimensions.
     """
     attribute = name.rpartition(".")[2]
+    if holds_values(module, "values") and attribute == "weight":
+        return True
     return parameter.dim() >= 2 and any(
         isinstance(module, kind) and any(fnmatch.fnmatchcase(attribute, p) for p in patterns)
         for kind, patterns in _BY_TYPE
@@ -74,9 +76,10 @@ class _Fitting:
     structure: Structure
 
     def __call__(self, name: str, module: nn.Module, parameter: nn.Parameter) -> bool:
-        return default_weights(name, module, parameter) and fits(
-            structure_of(module, self.structure), tuple(parameter.shape)
-        )
+        if not default_weights(name, module, parameter):
+            return False
+        shape = getattr(module, "weight_shape", tuple(parameter.shape))
+        return fits(structure_of(module, self.structure), shape)
 
 
 def fits(structure: Structure, shape: Shape) -> bool:
@@ -112,7 +115,7 @@ def _as_predicate(select: Select, owned: Iterable[Owned]) -> Callable[..., bool]
         _check_predicate(select)
         return select
     patterns = [select] if isinstance(select, str) else list(select)
-    n_dims = {name: one.parameter.dim() for one in owned for name, _, _ in one.owners}
+    n_dims = {name: len(one.shape) for one in owned for name, _, _ in one.owners}
     for pattern in patterns:
         matched = fnmatch.filter(n_dims, pattern)
         if not matched:
@@ -128,9 +131,9 @@ def _as_predicate(select: Select, owned: Iterable[Owned]) -> Callable[..., bool]
                 "its whole name"
             )
     # Of a block that a glob names, norms and biases are not meant.
-    return lambda name, _module, parameter: (
+    return lambda name, _module, _parameter: (
         name in patterns
-        or (parameter.dim() >= 2 and any(fnmatch.fnmatchcase(name, p) for p in patterns))
+        or (n_dims.get(name, 0) >= 2 and any(fnmatch.fnmatchcase(name, p) for p in patterns))
     )
 
 
@@ -196,6 +199,11 @@ def _check_eligible(one: Owned) -> None:
         )
     if not parameter.dtype.is_floating_point:
         raise SparsityError(f"{one.name!r} is of dtype {parameter.dtype}; only real ones train")
+    if is_sharded(parameter) and one.is_compact:
+        raise SparsityError(
+            f"{one.name!r} is truly sparse and split over ranks, which cannot be: leave its module "
+            "out of fully_shard, or keep it masked"
+        )
     if is_sharded(parameter):
         check_placements(parameter, one.name)
     elif type(parameter.data) is not torch.Tensor and not isinstance(parameter.data, nn.Parameter):

@@ -75,7 +75,7 @@ def test_every_tensor_changed_in_every_way(kind, change):
 def column(field, layer):
     """Where the history has a number of one of the three layers."""
     names = [one.name for one in dataclasses.fields(Rewiring)]
-    return 0 if field == "step" else 1 + 3 * (names.index(field) - 1) + layer
+    return 0 if field == "step" else 2 + 3 * (names.index(field) - 1) + layer
 
 
 def with_active(state, name, change):

@@ -84,7 +84,7 @@ def test_the_threshold_is_a_hundredth_of_the_share(left: int, collapsed: tuple[s
         state["layers"][name]["born"] = torch.ones(n, dtype=torch.uint8) * 0
     # (One rewiring, by a rule that this static updater has not.)
     dropped, nothing = [1000 - (900 - left), 1000 - left], [0, 0]
-    row = [1, *dropped, *nothing, *nothing, 900 - left, left, 1, 1]
+    row = [1, 0, *dropped, *nothing, *nothing, 900 - left, left, 1, 1]
     state |= {"steps": 1, "history": torch.tensor([row])}
     updater.load_state_dict(state)
     assert updater.nnz == 900

@@ -347,7 +347,7 @@ def test_explicit_topologies_are_taken_over_with_their_structures(
 
 def test_an_explicit_topology_of_another_structure_than_asked_for() -> None:
     net = mixed_net()
-    with pytest.raises(SparsityError, match=r"structure=Kernel.*'0.weight' is OutChannel"):
+    with pytest.raises(SparsityError, match=r"structure=Kernel.*of '0.weight' is OutChannel"):
         regrow.rigl(
             net,
             sgd(net),
