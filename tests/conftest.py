@@ -1,12 +1,16 @@
 """What holds for every test: seeds, determinism, and which tests can run on this machine."""
 
 import os
+import tempfile
 
 import hypothesis
 import pytest
 
 # cuBLAS reads it when CUDA starts; without it deterministic algorithms refuse matrix products.
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+
+# Times of back ends that other runs have measured shall not choose here.
+os.environ["REGROW_CACHE_DIR"] = tempfile.mkdtemp(prefix="regrow-tests-")
 
 import torch
 

@@ -23,7 +23,8 @@ from regrow.ops._register import OPS, product_gradients
 PLAIN = (Tensor, torch.nn.Parameter)
 
 
-def _nobody_listens(tensors: tuple[Tensor | None, ...]) -> bool:
+def nobody_listens(tensors: tuple[Tensor | None, ...]) -> bool:
+    """Whether no mode, transform, tracer or tensor subclass wants to see an operation."""
     return (
         not torch.compiler.is_compiling()
         and not is_in_torch_dispatch_mode()
@@ -60,7 +61,7 @@ class _Linear(torch.autograd.Function):
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         values, x = ctx.saved_tensors
         pattern, backend, wanted = ctx.pattern, ctx.backend, ctx.needs_input_grad
-        if torch.is_grad_enabled() or not _nobody_listens((values, x, dy)):
+        if torch.is_grad_enabled() or not nobody_listens((values, x, dy)):
             layout = list(pattern[:-1])
             grads = product_gradients(values, x, layout, backend.name, dy, wanted)
         else:
@@ -78,7 +79,7 @@ def linear(
 
     Where ``x`` needs a gradient ``pattern`` has the column form.
     """
-    if _nobody_listens((values, x_BI, bias)):
+    if nobody_listens((values, x_BI, bias)):
         backend = BY_NAME[name]
         if not torch.is_grad_enabled():
             return backend.product(values, x_BI, bias, pattern)

@@ -95,4 +95,4 @@ def as_result(view: Tensor) -> Tensor:
 
     torch refuses that for results of an operation that are views of something.
     """
-    return view if view._base is None else view.new_empty(0).set_(view)
+    return view if view._base is None else view.new_empty(0).set_(view)  # type: ignore[call-overload]

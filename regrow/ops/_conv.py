@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from regrow._checks import check_count
 from regrow.errors import SparsityError
+from regrow.ops._autograd import nobody_listens
 from regrow.ops._conv_plan import output_size
 from regrow.ops._conv_register import OPS
-from regrow.ops._dispatch import choose
+from regrow.ops._dispatch import asked, choose
 from regrow.ops._functional import _check_layout, _check_like, _check_values
 from regrow.ops._layout import CSR
+from regrow.ops._measured import fastest
 
 
 def sparse_conv(
@@ -86,11 +89,43 @@ def sparse_conv(
         if bias.shape != (n_out,):
             raise SparsityError(f"bias must have shape ({n_out},), got {tuple(bias.shape)}")
     name = _backend_name(backend, values.device, values.dtype)
+    if backend == "auto":
+        sizes = (kernel, strides, paddings, dilations, groups)
+        name = _fastest(values, layout, batch, sizes) or name
     y: Tensor = OPS.conv(
         values, batch, bias, layout.row_ptr, layout.columns,
         kernel, strides, paddings, dilations, groups, name,
     )  # fmt: skip
     return y if x.dim() == n + 2 else y.squeeze(0)
+
+
+def _fastest(values: Tensor, layout: CSR, x: Tensor, sizes: tuple[Any, ...]) -> str | None:
+    """What "auto" stands for, asked once for each layout and size of the input."""
+    if torch.compiler.is_compiling() or not nobody_listens((values, x)):
+        return None
+    n_pixels = x.shape[0] * math.prod(x.shape[2:])
+    size = (n_pixels.bit_length(), torch.get_num_threads(), asked())
+    if size not in layout.fastest:
+
+        @torch.no_grad()
+        def step(name: str) -> None:
+            where = (layout.row_ptr, layout.columns)
+            own, inputs = values.detach(), x.detach()
+            y = OPS.conv(own, inputs, None, *where, *sizes, name)
+            OPS.conv_input_gradient(own, y, *where, list(x.shape), *sizes, name)
+            OPS.conv_value_gradient(y, inputs, *where, *sizes, name)
+
+        _, strides, paddings, dilations, groups = sizes
+        layout.fastest[size] = fastest(
+            f"conv {strides} {paddings} {dilations} {groups} of {list(x.shape[2:])}",
+            layout.shape,
+            nnz=layout.nnz,
+            n_batch=n_pixels,
+            device=values.device,
+            dtype=values.dtype,
+            step=step,
+        )
+    return layout.fastest[size]
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]

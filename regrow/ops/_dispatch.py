@@ -50,6 +50,11 @@ def use_backend(name: str) -> Iterator[None]:
         _asked.reset(token)
 
 
+def asked() -> str:
+    """What ``use_backend`` asks for in this context."""
+    return _asked.get()
+
+
 def why_not(device: torch.device | str, dtype: torch.dtype) -> dict[str, list[str]]:
     """Why each back end cannot run there.
 

@@ -8,15 +8,18 @@ Legend: B batch (any leading dimensions), I inputs, O outputs, W the matrix that
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from regrow.errors import SparsityError
-from regrow.ops._autograd import linear
-from regrow.ops._dispatch import chosen
+from regrow.ops._autograd import linear, nobody_listens
+from regrow.ops._backend import Pattern
+from regrow.ops._dispatch import BY_NAME, asked, chosen
 from regrow.ops._layout import CSR
+from regrow.ops._measured import fastest
 from regrow.ops._register import OPS
 from regrow.ops._sparse_input import is_sparse_input, read
 
@@ -66,7 +69,8 @@ def sparse_linear(
         x: (..., n_in), of the same dtype and device; any strides. Or a sparse (B, n_in): a
             ``scipy.sparse`` matrix in compressed rows, or a tensor of ``torch.sparse_csr``.
         bias: (n_out,) of the same dtype, or None.
-        backend: "auto", "numba", "torch" or "reference".
+        backend: "auto" (the faster one, measured once for each shape, batch and sparsity),
+            "numba", "torch" or "reference".
 
     Returns:
         (..., n_out), feature-major in memory, or batch-first for a sparse ``x``. Differentiable in
@@ -89,8 +93,42 @@ def sparse_linear(
     name = chosen(backend, values.device, values.dtype)
     if sparse_input:
         return _of_sparse(values, layout, x, bias, name)
+    x_BI = _rows_of(x)
+    if backend == "auto":
+        name = _fastest(values, layout, x_BI) or name
     pattern = layout.pattern(with_columns=torch.is_grad_enabled() and x.requires_grad)
-    return _as_before(linear(values, _rows_of(x), bias, pattern, name), x)
+    return _as_before(linear(values, x_BI, bias, pattern, name), x)
+
+
+def _fastest(values: Tensor, layout: CSR, x_BI: Tensor) -> str | None:
+    """What "auto" stands for, asked once for each layout and size of the batch."""
+    if torch.compiler.is_compiling() or not nobody_listens((values, x_BI)):
+        return None
+    n_batch = x_BI.shape[0]
+    size = (n_batch.bit_length(), torch.get_num_threads(), asked())
+    if size not in layout.fastest:
+
+        @torch.no_grad()
+        def step(name: str) -> None:
+            backend, own = BY_NAME[name], values.detach()
+            y = backend.product(own, x_BI.detach(), None, pattern())
+            backend.gradients(own, y, x_BI.detach(), pattern(), (True, True), batch_first=True)
+
+        @functools.cache
+        def pattern() -> Pattern:
+            # (A layout of its own: that of the layer shall keep no more than the layer needs.)
+            return CSR(layout.row_ptr, layout.columns, layout.shape).pattern(with_columns=True)
+
+        layout.fastest[size] = fastest(
+            "linear",
+            layout.shape,
+            nnz=layout.nnz,
+            n_batch=n_batch,
+            device=values.device,
+            dtype=values.dtype,
+            step=step,
+        )
+    return layout.fastest[size]
 
 
 def _of_sparse(

@@ -66,6 +66,7 @@ class CSR:
         self.row_ptr = row_ptr
         self.columns = columns
         self.shape = shape
+        self.fastest: dict[tuple[object, ...], str | None] = {}
 
     @classmethod
     def of(cls, topology: Topology) -> CSR:
