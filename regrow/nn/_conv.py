@@ -147,8 +147,7 @@ class _SparseConv(SparseModule):
     def grad_rows(self, x: Tensor, dy: Tensor, first: int, last: int) -> Tensor:
         """See ``SparseModule.grad_rows``."""
         wide = torch.promote_types(dy.dtype, torch.float32)
-        if x.dim() == self.n_dims + 1:
-            x, dy = x.unsqueeze(0), dy.unsqueeze(0)
+        x, dy = (t.unsqueeze(0) if t.dim() == self.n_dims + 1 else t for t in (x, dy))
         exact = self.padding_mode == "zeros" and all(a == b for a, b in self._sides)
         padding = [a for a, _ in self._sides] if exact else [0] * self.n_dims
         n_in, n_out = self.in_channels // self.groups, self.out_channels // self.groups

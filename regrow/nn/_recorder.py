@@ -22,6 +22,8 @@ _RECORDERS: weakref.WeakValueDictionary[int, Recorder] = weakref.WeakValueDictio
 class Recorder:
     """Keeps (input, output gradient) of each backward pass in which values get a gradient.
 
+    Of an output that is a view (leading dimensions, a batch of one) the gradient of what it views.
+
     The gradient of an input alone, as for adversarial examples, leaves nothing.
     """
 
@@ -70,7 +72,9 @@ class Recorder:
         own.register_hook(lambda _: self.values_arrived())
         y = compute(own)
         x = x.detach() if isinstance(x, Tensor) else x
-        y.register_hook(lambda dy: self.output_arrived(x, dy))
+        # A view forgets its hook where what comes behind writes to it in place; its base does not.
+        whole = y if y._base is None else y._base
+        whole.register_hook(lambda dy: self.output_arrived(x, dy))
         return y
 
     def begins(self) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol, cast, final
 
@@ -20,6 +21,8 @@ from regrow.typing import SparseLayer
 
 if TYPE_CHECKING:
     from regrow._names import Owned
+
+_log = logging.getLogger(__name__)
 
 
 class Holder(Protocol):
@@ -169,8 +172,10 @@ class CompactWeight(SparseLayer):
         del copy
         grad = self.parameter.grad
         passes = [(h.grad_rows, x, dy) for h in self._holders for x, dy in h.watched]
-        # (Over ranks one that had no pass still has a part in the sum.)
-        if grad is None or (not passes and group is None):
+        if grad is None:
+            return None
+        if not passes and group is None:  # (of several ranks one may have had no pass)
+            _log.warning("%s has a gradient, and no pass that gave it was seen", self.name)
             return None
         scale = getattr(self.optimizer, "grad_scale", None)
         scale = 1.0 if scale is None else scale

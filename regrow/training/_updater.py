@@ -245,11 +245,16 @@ class TopologyUpdater:
             >>> updater.nnz
             3
         """
-        is_mapping = isinstance(deltas, Mapping)
-        if not is_mapping or not all(isinstance(d, TopologyDelta) for d in deltas.values()):
+        if not isinstance(deltas, Mapping):
             raise TypeError(
                 f"deltas must map names of layers to regrow.TopologyDelta, got {deltas!r:.80}"
             )
+        for name, delta in deltas.items():
+            if not isinstance(delta, TopologyDelta):
+                raise TypeError(
+                    "deltas must map names of layers to regrow.TopologyDelta, "
+                    f"got {delta!r:.80} for {name!r}"
+                )
         unknown = sorted({*map(str, deltas)} - {layer.name for layer in self._layers})
         if unknown:
             raise SparsityError(
