@@ -1,4 +1,4 @@
-"""The command line: `regrow robustness`, `regrow report`, `regrow plan`, `regrow corrupt`."""
+"""The command line: `regrow robustness`, `report`, `plan`, `bench` and `corrupt`."""
 
 import os
 import sys

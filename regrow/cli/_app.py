@@ -3,6 +3,7 @@
 import click
 
 import regrow
+from regrow.cli._bench import bench
 from regrow.cli._corrupt import corrupt
 from regrow.cli._plan import plan
 from regrow.cli._report import report
@@ -18,5 +19,5 @@ def app() -> None:
     """
 
 
-for command in (robustness, report, plan, corrupt):
+for command in (robustness, report, plan, bench, corrupt):
     app.add_command(command)

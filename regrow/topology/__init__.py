@@ -6,6 +6,7 @@ from regrow.topology._groups import unit_ranges
 from regrow.topology._initial import random_topology
 from regrow.topology._pack import pack_bits, unpack_bits
 from regrow.topology._random import derived_generator
+from regrow.topology._rows import are_among
 from regrow.topology._sample import sample_places
 from regrow.topology._select import select_top, select_top_reference
 from regrow.topology._structure import (
@@ -43,6 +44,7 @@ __all__ = [
     "Transposed",
     "Unstructured",
     "apply",
+    "are_among",
     "check_structure",
     "derived_generator",
     "pack_bits",

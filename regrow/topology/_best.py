@@ -12,7 +12,7 @@ from regrow.topology._select import select_top
 
 @final
 class Best:
-    """Keeps the highest scores of all that was offered; memory is in proportion to what is kept.
+    """Keeps the highest scores of all that was offered, in the memory of a block and what is kept.
 
     Equal to ``select_top`` over all blocks at once, ties included, as long as units ascend from
     block to block.

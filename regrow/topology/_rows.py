@@ -145,7 +145,19 @@ def merged(positions: Tensor, more: Tensor) -> Tensor:
 
 
 def are_among(positions: Tensor, queries: Tensor) -> Tensor:
-    """Whether each query is one of the ascending positions, (n,) bool."""
+    """Whether each query is one of some ascending numbers.
+
+    Args:
+        positions: (m,) int64, ascending.
+        queries: (n,) int64, in any order; ascending ones are the fastest.
+
+    Returns:
+        (n,) bool.
+
+    Example:
+        >>> are_among(torch.tensor([1, 4, 6]), torch.tensor([4, 5])).tolist()
+        [True, False]
+    """
     if not positions.numel():
         return torch.zeros_like(queries, dtype=torch.bool)
     at = torch.searchsorted(positions, queries).clamp_(max=positions.numel() - 1)

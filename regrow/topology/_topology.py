@@ -72,10 +72,10 @@ class Topology:
         structure = Unstructured() if structure is None else structure
         shape = check_shape(shape, structure)
         units = check_units(units, structure.n_units(shape))
-        active = torch.zeros(structure.n_units(shape), dtype=torch.bool, device=units.device)
-        active[units.to(torch.int64)] = True
-        n_active = units.numel()
-        self._of(shape, structure, active=active, allowed=allowed, n_active=n_active, into=self)
+        flags = torch.zeros(structure.n_units(shape), dtype=torch.bool, device=units.device)
+        flags[units.to(torch.int64)] = True
+        n = units.numel()
+        self._of(shape, structure, active=flags, allowed=allowed, n_active=n, into=self)
         self._check()
 
     @classmethod
@@ -210,8 +210,7 @@ class Topology:
         return self
 
     def _holds_whole_units(self) -> bool:
-        units = self._sorted_units().view(-1, self.unit_size)
-        return not bool(units.diff(dim=1).any())
+        return not bool(self._sorted_units().view(-1, self.unit_size).diff(dim=1).any())
 
     def _sorted_units(self) -> Tensor:
         """The unit of every connection, sorted (nnz,)."""
@@ -298,7 +297,7 @@ class Topology:
 
     @property
     def units(self) -> Tensor:
-        """Active units (n_active,) int64, ascending."""
+        """Active units (n_active,) int64, ascending; made at each call."""
         if self._active is not None:
             return self._active.nonzero().squeeze(1)
         if isinstance(self.structure, Unstructured):
@@ -374,8 +373,8 @@ class Topology:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Topology):
             return NotImplemented
-        kinds = [(one.shape, one.structure, one.n_active) for one in (self, other)]
-        if kinds[0] != kinds[1]:
+        mine, theirs = ((one.shape, one.structure, one.n_active) for one in (self, other))
+        if mine != theirs:
             return False
         other = other.to(self.device)
         return self._same_units(other) and same_flags(self.allowed, other.allowed)

@@ -160,6 +160,11 @@ class CompactWeight(SparseLayer):
         for holder in self._holders:
             holder.unwatch()
 
+    def kept_for_growth(self) -> list[Tensor]:
+        """Inputs and output gradients that the dense gradient would be computed from."""
+        pairs = (pair for holder in self._holders for pair in holder.watched)
+        return [one for pair in pairs for one in pair if isinstance(one, Tensor)]
+
     def keep_dense_grad(
         self, *, copy: bool, group: dist.ProcessGroup | None = None
     ) -> RecordedGradient | None:

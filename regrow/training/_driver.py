@@ -191,6 +191,8 @@ class StepDriver:
     def _finite_everywhere(self) -> bool:
         """Whether all layers' gradients are finite on all ranks; asked once, before any steps."""
         grads = [x.parameter.grad for x in self._layers if x.parameter.grad is not None]
+        # (Masked layers have the dense gradient there; of truly sparse ones it is made of these.)
+        grads += [tensor for layer in self._layers for tensor in layer.kept_for_growth()]
         group = resolve_group(self._model, self._process_group, self._layers)
         device = self._layers[0].parameter.device
         finite = bool(all_finite(grads).item())

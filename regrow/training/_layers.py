@@ -75,6 +75,10 @@ class MaskedWeight(SparseLayer):
     def unwatch(self) -> None:
         """Nothing to do."""
 
+    def kept_for_growth(self) -> list[Tensor]:
+        """Nothing beside ``.grad``."""
+        return []
+
     def keep_dense_grad(
         self, *, copy: bool, group: dist.ProcessGroup | None = None
     ) -> Tensor | None:

@@ -9,7 +9,15 @@ import torch
 from torch import Tensor
 
 from regrow.criteria import is_uniform
-from regrow.topology import Best, Topology, Unstructured, sample_places, select_top, unit_ranges
+from regrow.topology import (
+    Best,
+    Topology,
+    Unstructured,
+    are_among,
+    sample_places,
+    select_top,
+    unit_ranges,
+)
 from regrow.typing import Criterion, LayerView
 
 
@@ -29,6 +37,7 @@ class Places:
         self._topology = topology
         self._reopened = reopened
         self._flags: Tensor | None = None
+        self._active: Tensor | None = None
         if not topology.is_compact:
             self._flags = topology.free
             self._flags[reopened] = True
@@ -43,7 +52,9 @@ class Places:
         """Whether each of some units (n,) may be grown -> (n,) bool."""
         if self._flags is not None:
             return self._flags[units]
-        return ~self._topology.is_active(units) | torch.isin(units, self._reopened)
+        if self._active is None:
+            self._active = self._topology.units  # (once for all the rounds of draws)
+        return ~are_among(self._active, units) | are_among(self._reopened, units)
 
     def blocks(self) -> Iterator[Tensor]:
         """All such units, ascending, in one block or, of a compact topology, in several."""

@@ -69,7 +69,7 @@ SCARCE = [place in (3, 40, 90) for place in range(100)]
         (6, 3, None),
         (6, 1, None),
         (6, 5, None),
-        (20, 2, None),  # few of many: found by a sort
+        (17, 2, None),  # few of many: found by a sort
         (10, 2, FREE),
         (10, 5, FREE),  # most of those that are free
         (100, 1, SCARCE),

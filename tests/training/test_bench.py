@@ -129,6 +129,24 @@ def test_layers_that_are_truly_sparse_already():
     assert report.rows[0].bytes["dense"].values == 4 * 64 * 128
 
 
+def test_the_masked_step_masks_by_the_topology(monkeypatch):
+    seen = []
+    original = regrow.nn.layer_step
+
+    def spy(layer, x, *, dead=None):
+        seen.append((type(layer), dead))
+        return original(layer, x, dead=dead)
+
+    monkeypatch.setattr(regrow.nn, "layer_step", spy)
+    model = nn.Sequential(nn.Linear(64, 16))
+    regrow.bench(model, X, sparsity=0.75, rounds=1, backends=["torch"], seed=5)
+    topology = compress_(model, sparsity=0.75, seed=5)["0.weight"]
+    (_, none), (kind, dead) = seen[:2]
+    assert none is None
+    assert kind is nn.Linear
+    assert torch.equal(dead["weight"], ~topology.mask)
+
+
 def test_back_ends_that_cannot_run_say_why(monkeypatch):
     def why_not(device, dtype):
         return {"numba": ["numba is not installed"], "torch": ["no MKL"], "reference": []}

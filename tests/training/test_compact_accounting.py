@@ -10,7 +10,6 @@ from compact_cases import (
     METHODS,
     N_STEPS,
     OPTIMIZERS,
-    SPARSITY,
     batches,
     both,
     conv_net,
@@ -91,7 +90,6 @@ def test_counting_leaves_nothing_behind_on_a_due_step() -> None:
     run.updater.training_flops(X)
     assert not any(layer.watched for layer in run.net[::2])
     assert not differences(before, run.net.state_dict())
-    assert all(p.grad is None for p in run.net.parameters() if p.grad is None)
 
 
 @pytest.mark.parametrize("every", [None, 1])
@@ -222,4 +220,3 @@ def test_mixed_models_report_what_is_known() -> None:
     metrics = updater.metrics(per_layer=True)
     assert "regrow/layer/1.weight/exploration" in metrics
     assert "regrow/layer/0.weight/exploration" not in metrics
-    assert SPARSITY

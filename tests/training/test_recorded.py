@@ -205,8 +205,11 @@ def test_rows_of_one_block_only(monkeypatch):
     grad = torch.zeros(layer.nnz)
     found = RecordedGradient("fc.weight", [(rows, None, grad)], layer.topology, grad)
     asked.clear()
-    found.at(torch.tensor([5, 12, 507, 999]))
-    assert asked == [(0, 2), (50, 51), (99, 100)]
+    found.at(torch.tensor([5, 12, 507, 999]))  # few: row by row
+    assert asked == [(0, 1), (1, 2), (50, 51), (99, 100)]
+    asked.clear()
+    found.at(torch.arange(5, 400))
+    assert asked == [(low, low + 4) for low in range(0, 40, 4)]
 
 
 # -- the best of several blocks ------------------------------------------------------------------

@@ -1,0 +1,131 @@
+"""`regrow bench`: whether truly sparse layers would be faster than a model's own."""
+
+import click
+import torch
+from torch import Tensor, nn
+
+from regrow._checks import check_count
+from regrow.allocation import RULES
+from regrow.cli._options import comma_list, one_line_errors
+from regrow.cli._plan import _find_model
+from regrow.training import BenchReport
+from regrow.training import bench as bench_of
+
+
+@click.command(short_help="Measure a model's layers dense, masked and truly sparse.")
+@click.argument("model", metavar="MODEL")
+@click.option(
+    "--input-shape",
+    callback=comma_list(int),
+    metavar="C,H,W",
+    help="Shape of one input, without the batch.  [default: 3,224,224 for torchvision's "
+    "models, 3,32,32 for small-image forms]",
+)
+@click.option(
+    "--batch-size",
+    type=click.IntRange(1),
+    default=128,
+    show_default=True,
+    help="Inputs of a batch: that of the training.",
+)
+@click.option(
+    "--sparsity",
+    type=float,
+    default=0.9,
+    show_default=True,
+    help="Share of zeros in [0, 1) over all weights that would be sparse.",
+)
+@click.option(
+    "--allocation",
+    type=click.Choice(tuple(RULES)),
+    default="erdos_renyi_kernel",
+    show_default=True,
+    help="How much of the sparsity each layer gets.",
+)
+@click.option(
+    "--backends",
+    callback=comma_list(str),
+    metavar="NAME,...",
+    help="Of numba, torch and reference.  [default: numba and torch, where they can run]",
+)
+@click.option(
+    "--rounds",
+    type=click.IntRange(1),
+    default=7,
+    show_default=True,
+    help="How often each step is timed; the least counts.",
+)
+@click.option(
+    "--threads",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Threads of torch.  [default: as torch chooses]",
+)
+@click.option(
+    "--classes",
+    type=click.IntRange(2),
+    metavar="N",
+    help="Number of classes.  [default: 1000 for torchvision's models, otherwise 10]",
+)
+@one_line_errors
+def bench(
+    model: str,
+    input_shape: tuple[int, ...] | None,
+    batch_size: int,
+    sparsity: float,
+    allocation: str,
+    backends: tuple[str, ...] | None,
+    rounds: int,
+    threads: int | None,
+    classes: int | None,
+) -> None:
+    """Measure, on this machine, a training step of each layer of MODEL and the bytes it holds.
+
+    MODEL is a form for small images (small-cnn, resnet18, ...), a model of torchvision such as
+    resnet50, or package.module:function, which is given the number of classes. Each layer runs
+    dense, masked and truly sparse on what one batch of random inputs gives it.
+    """
+    module, usual_shape = _find_model(model, classes)
+    shape = input_shape or usual_shape
+    if shape is None:
+        raise ValueError(f"give --input-shape for {model!r}: one input's, such as 3,32,32")
+    shape = tuple(check_count(size, "input_shape") for size in shape)
+    inputs = torch.randn(batch_size, *shape, generator=torch.Generator().manual_seed(0))
+    if threads is not None:
+        torch.set_num_threads(threads)
+    click.echo(
+        str(
+            _measured(
+                module,
+                inputs,
+                sparsity=sparsity,
+                allocation=allocation,
+                backends=backends,
+                rounds=rounds,
+            )
+        )
+    )
+
+
+def _measured(
+    module: nn.Module,
+    inputs: Tensor,
+    *,
+    sparsity: float,
+    allocation: str,
+    backends: tuple[str, ...] | None,
+    rounds: int,
+) -> BenchReport:
+    try:
+        return bench_of(
+            module,
+            inputs,
+            sparsity=sparsity,
+            allocation=RULES[allocation](),
+            backends=backends,
+            rounds=rounds,
+        )
+    except (RuntimeError, AssertionError) as error:  # (the latter is timm's way)
+        raise ValueError(
+            f"the model cannot take inputs of shape {tuple(inputs.shape)}: {error}"
+        ) from error
