@@ -47,7 +47,17 @@ from regrow.training import (
 
 __version__ = "0.1.0"
 
-_ON_FIRST_USE = ("cli", "data", "integrations", "models", "nn", "ops", "robustness", "study")
+_ON_FIRST_USE = (
+    "cli",
+    "data",
+    "integrations",
+    "models",
+    "nn",
+    "ops",
+    "robustness",
+    "study",
+    "systems",
+)
 
 __all__ = [
     "NM",

@@ -18,7 +18,8 @@ def layer(name: str, n_units: int, n_active: int, *, grad: bool = True) -> Maske
 
 def standing(one: MaskedWeight, *, can_grow: bool = True) -> Standing:
     units = one.topology.units
-    return Standing(layer=one, held_units=units, scores=one.weight_at(units).abs(), can_grow=can_grow)
+    scores = one.weight_at(units).abs()
+    return Standing(layer=one, held_units=units, scores=scores, can_grow=can_grow)
 
 
 def standings(

@@ -20,7 +20,16 @@ import regrow
 ROOT = Path(regrow.__file__).parent
 OPTIONAL = {"PIL", "cv2", "matplotlib", "numba", "scipy", "sklearn", "torchvision", "triton"}
 
-FOUNDATION = {"typing", "errors", "_optional", "_checks", "_names", "_resize", "_sharding"}
+FOUNDATION = {
+    "typing",
+    "errors",
+    "_optional",
+    "_checks",
+    "_names",
+    "_replacing",
+    "_resize",
+    "_sharding",
+}
 RANKS = {
     **dict.fromkeys(FOUNDATION, 0),
     **dict.fromkeys(("topology", "schedules"), 1),

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from regrow._names import unwrap
 from regrow._optional import require
+from regrow._replacing import replacing
 from regrow._sharding import is_sharded
 from regrow.errors import SparsityError
 from regrow.nn._files_fill import Filling
@@ -181,19 +182,6 @@ def _written(tensor: Tensor, name: str, storages: set[int]) -> Tensor:
         written = written.clone()
     storages.add(written.untyped_storage().data_ptr())
     return written
-
-
-@contextmanager
-def replacing(target: Path) -> Iterator[Path]:
-    """A file beside the target that takes its place, whole, when the block ends well."""
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.partial")
-    try:
-        yield temporary
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 # -- reading -------------------------------------------------------------------------------------

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from regrow._names import unwrap
 from regrow._optional import require
+from regrow._replacing import replacing
 from regrow.errors import SparsityError
 from regrow.nn._convert import densify_, has_sparse_form
-from regrow.nn._files import replacing
 from regrow.topology import NM
 
 LARGEST = 2**31 - 1

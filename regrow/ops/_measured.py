@@ -15,13 +15,13 @@ import logging
 import math
 import os
 import platform
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 
+from regrow._replacing import replacing
 from regrow.ops._dispatch import asked, available_backends
 
 LEAST_FLOPS = 4_000_000
@@ -115,21 +115,17 @@ def _read() -> dict[str, str]:
 
 
 def _write() -> None:
-    """Add what is known to the file, whole or not at all."""
+    """Add what is known to the file."""
     path = cache_file()
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         try:
             found = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError):
             found = {}
         machines = found if isinstance(found, dict) else {}
         machines[_machine()] = _known
-        with tempfile.NamedTemporaryFile(
-            "w", dir=path.parent, delete=False, encoding="utf-8"
-        ) as file:
-            json.dump(machines, file, indent=1, sort_keys=True)
-        Path(file.name).replace(path)
+        with replacing(path) as temporary:
+            temporary.write_text(json.dumps(machines, indent=1, sort_keys=True), encoding="utf-8")
     except OSError as error:
         # Measuring again next time is all that is lost.
         _log.info("times of back ends are not kept: %s", error)

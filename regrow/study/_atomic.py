@@ -3,40 +3,15 @@
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-_SUFFIX = ".partial"
+from regrow._replacing import SUFFIX, replacing
+
 _DEEPEST = 50
-
-
-@contextmanager
-def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Give a temporary path beside ``path`` that takes its place when the block ends well.
-
-    The content is flushed to the disk before the rename, so that after a crash the name refers to
-    the old content or to all of the new one. On an error the temporary file is removed.
-
-    Args:
-        path: The file to write. Its folder is made where it is missing.
-
-    Yields:
-        Path to write to, in the same folder.
-    """
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}{_SUFFIX}")
-    try:
-        yield temporary
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
@@ -124,7 +99,7 @@ def remove_partial_files(folder: str | os.PathLike[str]) -> None:
     Args:
         folder: Where to look. Files of other names stay.
     """
-    for leftover in Path(folder).rglob(f".*{_SUFFIX}"):
+    for leftover in Path(folder).rglob(f".*{SUFFIX}"):
         leftover.unlink(missing_ok=True)
 
 
