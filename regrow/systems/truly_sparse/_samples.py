@@ -1,0 +1,117 @@
+"""Samples and their targets, dense or as compressed rows, and the batches of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, final
+
+import torch
+from torch import Tensor, nn
+
+from regrow.errors import SparsityError
+
+if TYPE_CHECKING:
+    import scipy.sparse as sp
+
+    Inputs = Tensor | sp.csr_matrix | sp.csr_array
+else:
+    Inputs = Any
+
+
+@final
+class Samples:
+    """Inputs and targets in memory.
+
+    Args:
+        x: (N, n_features) floating tensor, or a ``scipy.sparse`` matrix in CSR form.
+        y: Targets (N, ...), in the form that the loss takes.
+
+    Raises:
+        TypeError: ``x`` is neither, or ``y`` no tensor.
+        SparsityError: They differ in N, ``x`` is no matrix, or there is no sample.
+    """
+
+    def __init__(self, x: Inputs, y: Tensor) -> None:
+        check_inputs(x)
+        if not isinstance(y, Tensor):
+            raise TypeError(f"y must be a tensor, got {type(y).__name__}")
+        if not len(y) == x.shape[0] > 0:
+            raise SparsityError(
+                f"x and y must hold equally many samples, one or more; got {x.shape[0]} and "
+                f"{len(y)}"
+            )
+        self.x = x
+        self.y = y
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+    @property
+    def n_features(self) -> int:
+        """Number of inputs."""
+        return int(self.x.shape[1])
+
+    def batch(self, indices: Tensor) -> tuple[Inputs, Tensor]:
+        """The samples at ``indices`` (B,)."""
+        return rows_of(self.x, indices), self.y[indices]
+
+    def shard(self, index: int, n_shards: int) -> Samples:
+        """Every ``n_shards``-th sample, from number ``index`` on: disjoint, and evenly large."""
+        x = self.x[index::n_shards]
+        return Samples(x, self.y[index::n_shards])
+
+
+def check_inputs(x: object) -> None:
+    """Raise unless ``x`` is a floating matrix, dense or of compressed rows.
+
+    Raises:
+        TypeError: Something else.
+        SparsityError: Not two-dimensional.
+    """
+    if isinstance(x, Tensor):
+        if not x.is_floating_point():
+            raise TypeError(f"x must be floating, got {x.dtype}: divide images by 255")
+    elif getattr(x, "format", None) != "csr":
+        raise TypeError(
+            f"x must be a tensor or a scipy.sparse matrix in CSR form, got {type(x).__name__}"
+        )
+    if len(x.shape) != 2:  # type: ignore[attr-defined]
+        raise SparsityError(f"x must be (N, n_features), got the shape {tuple(x.shape)}")  # type: ignore[attr-defined]
+
+
+def rows_of(x: Inputs, indices: Tensor) -> Inputs:
+    """Some rows, in the form that ``x`` has."""
+    return x[indices] if isinstance(x, Tensor) else x[indices.numpy()]
+
+
+def batches(order: Tensor, batch_size: int) -> Iterator[Tensor]:
+    """An order of samples (N,) in pieces; the last one may be smaller."""
+    return iter(torch.split(order, batch_size))
+
+
+@torch.no_grad()
+def predict(model: nn.Module, x: Inputs, *, batch_size: int = 1024) -> Tensor:
+    """Outputs of a model on many inputs, batch by batch, in evaluation mode.
+
+    Args:
+        model: Its first layer must take what ``x`` is.
+        x: (N, n_features) floating tensor, or a ``scipy.sparse`` matrix in CSR form.
+        batch_size: Samples at a time.
+
+    Returns:
+        (N, n_outputs).
+
+    Raises:
+        TypeError: ``x`` is neither.
+    """
+    check_inputs(x)
+    was_training = model.training
+    model.eval()
+    try:
+        parts = [
+            model(rows_of(x, indices))
+            for indices in torch.split(torch.arange(int(x.shape[0])), batch_size)
+        ]
+    finally:
+        model.train(was_training)
+    return torch.cat(parts)
