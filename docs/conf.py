@@ -43,5 +43,9 @@ python_maximum_signature_line_length = 80
 # Other projects' names cannot be looked up: their inventories are on the network, and this build
 # is offline. A name of regrow that leads nowhere is an error.
 nitpick_ignore_regex = [("py:.*", r"(?!regrow\b).*")]
-# A field of CorruptedImages that users neither make nor read.
-nitpick_ignore = [("py:class", "regrow.data._corrupted_folder.ClassFolders")]
+# Arguments and fields that users neither make nor read.
+nitpick_ignore = [
+    ("py:class", "regrow._names.Owned"),
+    ("py:class", "regrow.data._corrupted_folder.ClassFolders"),
+    ("py:class", "regrow.training._compact.Holder"),
+]

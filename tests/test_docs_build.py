@@ -21,16 +21,19 @@ MISSING = [name for name in NEEDED if importlib.util.find_spec(name) is None]
 
 
 def public_modules():
-    """``regrow`` and what it holds that has no underscore, one level down."""
+    """``regrow``, what it holds that has no underscore, and the packages of each system."""
+    systems = importlib.import_module("regrow.systems")
     found = [f"regrow.{module.name}" for module in pkgutil.iter_modules(regrow.__path__)]
-    return ["regrow", *(name for name in found if not name.startswith("regrow._"))]
+    below = pkgutil.walk_packages(systems.__path__, f"{systems.__name__}.")
+    found += [module.name for module in below if module.ispkg]
+    return ["regrow", *(n for n in found if "._" not in n and n != systems.__name__)]
 
 
 def inner_packages():
     """Public packages further down: the package above offers their names."""
     found = pkgutil.walk_packages(regrow.__path__, "regrow.")
     parts = [module.name for module in found if module.ispkg and "._" not in module.name]
-    return [name for name in parts if name.count(".") > 1]
+    return [name for name in parts if name.count(".") > 1 and name not in public_modules()]
 
 
 def names_of(module):
@@ -46,7 +49,7 @@ def names_of(module):
 
 @pytest.mark.parametrize("name", public_modules())
 def test_every_public_package_has_a_reference_page(name):
-    page = DOCS / "reference" / f"{name.rpartition('.')[2]}.md"
+    page = DOCS / "reference" / f"{name.removeprefix('regrow.')}.md"
     wanted = f"# {name}\n\n```{{public-names}} {name}\n```\n"
     assert page.exists(), f"write {page.relative_to(ROOT)}:\n{wanted}"
     assert page.read_text(encoding="utf-8") == wanted

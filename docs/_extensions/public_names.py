@@ -173,10 +173,17 @@ def resolve(
     return None
 
 
+def is_left_out(app: Sphinx, what: str, name: str, *others: object) -> bool | None:
+    """Leave out what scikit-learn adds to every estimator for its metadata."""
+    del app, what, others
+    return True if re.fullmatch(r"set_\w+_request", name) else None
+
+
 def setup(app: Sphinx) -> dict[str, bool]:
     """Called by Sphinx."""
     app.add_directive("public-names", PublicNames)
     app.connect("missing-reference", resolve)
+    app.connect("autodoc-skip-member", is_left_out)
     app.connect(
         "autodoc-process-docstring",
         lambda app, what, name, obj, options, lines: without_substitutions(lines),  # noqa: ARG005

@@ -116,7 +116,7 @@ class _SparseConv(SparseModule):
         return tuple((total // 2, total - total // 2) for total in totals)
 
     def forward(self, x: Tensor) -> Tensor:
-        """The convolution of ``x`` (N, in_channels, *spatial) or (in_channels, *spatial)."""
+        """The convolution of ``x`` (N, in_channels, spatial...) or (in_channels, spatial...)."""
         x, values, bias = self._cast(x)
         x, padding = self._padded(x)
 

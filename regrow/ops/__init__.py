@@ -11,8 +11,7 @@ elementwise operations keep that, and the next sparse product copies nothing.
 from regrow.ops._backend import Backend, Pattern
 from regrow.ops._carry import carry_values
 from regrow.ops._conv import sparse_conv
-from regrow.ops._dispatch import NAMES as BACKEND_NAMES
-from regrow.ops._dispatch import available_backends, use_backend, why_not
+from regrow.ops._dispatch import BACKEND_NAMES, available_backends, use_backend, why_not
 from regrow.ops._functional import (
     product,
     sampled_at,

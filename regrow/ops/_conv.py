@@ -36,13 +36,13 @@ def sparse_conv(
     """A convolution whose weight is sparse, in one, two or three spatial dimensions.
 
     As torch.nn.functional.conv1d, conv2d and conv3d, with zeros as padding, on both sides. The
-    weight (n_out, n_in / groups, *kernel_size) is given as the matrix that has one row for each
+    weight ``(n_out, n_in // groups, *kernel_size)`` is given as the matrix that has one row for each
     output channel, and its connections only.
 
     Args:
         values: (nnz,) floating, in the order of the layout.
-        layout: Where they belong, of the shape (n_out, n_in / groups * prod(kernel_size)).
-        x: (B, n_in, *spatial) or (n_in, *spatial), of the same dtype and device; any strides.
+        layout: Where they belong, of shape ``(n_out, n_in // groups * prod(kernel_size))``.
+        x: (B, n_in, spatial...) or (n_in, spatial...), of the same dtype and device; any strides.
         kernel_size: One size for each spatial dimension.
         bias: (n_out,) of the same dtype, or None.
         stride: Pixels between neighbouring outputs: one number, or one for each dimension.
@@ -52,8 +52,8 @@ def sparse_conv(
         backend: "auto", "numba", "torch" or "reference".
 
     Returns:
-        (B, n_out, *output) or (n_out, *output), contiguous. Differentiable in ``values``, ``x`` and
-        ``bias``, to any order.
+        (B, n_out, output...) or (n_out, output...), contiguous. Differentiable in ``values``, ``x``
+        and ``bias``, to any order.
 
     Raises:
         TypeError: Another type or dtype.

@@ -18,7 +18,8 @@ from regrow.ops._torch_sparse import TORCH
 BACKENDS = (NUMBA, TORCH, REFERENCE)
 """In order of preference. benchmarks/ops/sparse_product.py times the first against dense torch."""
 BY_NAME = {backend.name: backend for backend in BACKENDS}
-NAMES = ("auto", *BY_NAME)
+BACKEND_NAMES = ("auto", *BY_NAME)
+"""What ``backend=`` may be; "auto" first, then in order of preference."""
 
 _asked: ContextVar[str] = ContextVar("regrow_backend", default="auto")
 
@@ -43,7 +44,7 @@ def use_backend(name: str) -> Iterator[None]:
         ...     product(ones, layout, torch.tensor([[5.0, 6.0]])).tolist()
         [[5.0, 6.0]]
     """
-    token = _asked.set(check_choice(name, "name", NAMES))
+    token = _asked.set(check_choice(name, "name", BACKEND_NAMES))
     try:
         yield
     finally:
@@ -90,7 +91,7 @@ def choose(name: str, device: torch.device, dtype: torch.dtype) -> Backend:
         ValueError: An unknown name.
         BackendUnavailableError: It cannot run; the message has all the reasons.
     """
-    name = check_choice(name, "backend", NAMES)
+    name = check_choice(name, "backend", BACKEND_NAMES)
     if name == "auto":
         name = _asked.get()
     candidates = BACKENDS if name == "auto" else (BY_NAME[name],)
@@ -111,5 +112,5 @@ def chosen(name: str, device: torch.device, dtype: torch.dtype) -> str:
     chooses when it runs.
     """
     if torch.compiler.is_compiling():
-        return check_choice(name, "backend", NAMES)
+        return check_choice(name, "backend", BACKEND_NAMES)
     return choose(name, device, dtype).name

@@ -11,6 +11,7 @@ from regrow.training._layers import MaskedWeight
 from regrow.training._metrics import MetricsCallback
 from regrow.training._prepare import prepare_layers, sparsify_
 from regrow.training._progress import Rewiring
+from regrow.training._recorded import RecordedGradient
 from regrow.training._rewire import rewire
 from regrow.training._rule import Part, Rule
 from regrow.training._shared_budgets import by_momentum, by_nnz, global_magnitude, redistribute
@@ -29,6 +30,7 @@ __all__ = [
     "Part",
     "ProcessGroup",
     "Quota",
+    "RecordedGradient",
     "Rewiring",
     "Rounding",
     "Rule",

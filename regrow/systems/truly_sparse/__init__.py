@@ -1,7 +1,7 @@
 """Truly sparse neural networks at scale (Curci, Mocanu & Pechenizkiy 2021).
 
 SET's multilayer perceptron of truly sparse layers, All-ReLU, importance pruning of hidden neurons,
-and data-parallel training on processes. Scikit-learn estimators are in ``.estimators`` and load on
+and data-parallel training on processes. The scikit-learn estimators, in ``.estimators``, load on
 first use; they need the extra ``sklearn``.
 """
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import copy
-import pickle
 from collections.abc import Iterator
 from multiprocessing.connection import Connection, wait
+from multiprocessing.reduction import ForkingPickler
 from types import TracebackType
 from typing import Any, NoReturn, final
 
@@ -64,14 +64,15 @@ class WorkerPool:
         shards = [samples.shard(k, n_workers) for k in range(n_workers)]
         self.n_batches = [-(-len(shard) // recipe.batch_size) for shard in shards]
         self.boxes = [Mailbox.of(model) for _ in range(n_workers)]
-        packed = _packed(model, loss)
+        _check_sendable(model, loss)
         context = mp.get_context("spawn")
         self._connections: list[Connection] = []
         self._processes: list[Any] = []
         try:
             for rank, shard in enumerate(shards):
                 mine, its = context.Pipe()
-                job = Job(rank, packed, shard, recipe, loss, seed, self.boxes[rank], n_threads)
+                own = copy.deepcopy(model)  # (what is sent as such is shared)
+                job = Job(rank, own, shard, recipe, loss, seed, self.boxes[rank], n_threads)
                 process = context.Process(target=run_worker, args=(its, job), daemon=True)
                 self._connections.append(mine)
                 self._processes.append(process)
@@ -164,10 +165,9 @@ class WorkerPool:
             connection.close()
 
 
-def _packed(model: nn.Module, loss: Loss) -> bytes:
+def _check_sendable(model: nn.Module, loss: Loss) -> None:
     try:
-        pickle.dumps(loss)
-        return pickle.dumps(copy.deepcopy(model))
+        ForkingPickler.dumps((copy.deepcopy(model), loss))
     except Exception as error:
         raise SparsityError(
             f"model and loss must be such that they can be sent to another process: {error}; "

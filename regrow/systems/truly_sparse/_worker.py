@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 import signal
 import traceback
 from dataclasses import dataclass
@@ -31,7 +30,7 @@ class Job:
 
     Args:
         rank: Which worker, from 0.
-        model: The pickled module: a copy, where a tensor sent as such would be shared.
+        model: A copy of its own.
         samples: Its own.
         recipe: Learning rate and the rest.
         loss: (outputs, targets) -> mean loss over the batch; a function of a module.
@@ -41,7 +40,7 @@ class Job:
     """
 
     rank: int
-    model: bytes
+    model: nn.Module
     samples: Samples
     recipe: Recipe
     loss: Loss
@@ -118,7 +117,7 @@ class Worker:
 
     def __init__(self, job: Job) -> None:
         self._job = job
-        self._model: nn.Module = pickle.loads(job.model)
+        self._model: nn.Module = job.model
         self._epoch = 0
         self._order = torch.empty(0, dtype=torch.int64)
 

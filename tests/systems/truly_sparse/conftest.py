@@ -1,11 +1,12 @@
 """Small problems, and workers without processes."""
 
+import copy
+
 import pytest
 import torch
 
 from regrow.systems.truly_sparse import Recipe, Samples
 from regrow.systems.truly_sparse._mailbox import Mailbox
-from regrow.systems.truly_sparse._pool import _packed
 from regrow.systems.truly_sparse._worker import Job, Worker
 
 
@@ -33,9 +34,8 @@ class PoolInProcess:
         shards = [samples.shard(k, n_workers) for k in range(n_workers)]
         self.n_batches = [-(-len(shard) // recipe.batch_size) for shard in shards]
         self.boxes = [Mailbox.of(model) for _ in shards]
-        packed = _packed(model, loss)
         jobs = [
-            Job(k, packed, shard, recipe, loss, seed, self.boxes[k], n_threads)
+            Job(k, copy.deepcopy(model), shard, recipe, loss, seed, self.boxes[k], n_threads)
             for k, shard in enumerate(shards)
         ]
         self.workers = [Worker(job) for job in jobs]
