@@ -36,8 +36,8 @@ def sparse_conv(
     """A convolution whose weight is sparse, in one, two or three spatial dimensions.
 
     As torch.nn.functional.conv1d, conv2d and conv3d, with zeros as padding, on both sides. The
-    weight ``(n_out, n_in // groups, *kernel_size)`` is given as the matrix that has one row for each
-    output channel, and its connections only.
+    weight ``(n_out, n_in // groups, *kernel_size)`` is given as the matrix that has one row for
+    each output channel, and its connections only.
 
     Args:
         values: (nnz,) floating, in the order of the layout.
