@@ -74,7 +74,13 @@ def network(sizes: tuple[int, ...], seed: int) -> nn.Sequential:
     torch.manual_seed(seed)
     layers: list[nn.Module] = []
     for i, (n_in, n_out) in enumerate(itertools.pairwise(sizes)):
-        layers += [nn.Linear(n_in, n_out), *([nn.ReLU()] if i < len(sizes) - 2 else [])]
+        linear = nn.Linear(n_in, n_out)
+        # He's bound with the inputs that an output will really have: by the dense ones signals fade.
+        n_inputs = min(n_in, EPSILON * (n_in + n_out) / n_out)
+        bound = (6 / n_inputs) ** 0.5
+        with torch.no_grad():
+            linear.weight.uniform_(-bound, bound)
+        layers += [linear, *([nn.ReLU()] if i < len(sizes) - 2 else [])]
     return nn.Sequential(*layers)
 
 
