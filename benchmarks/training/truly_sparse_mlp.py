@@ -75,7 +75,7 @@ def network(sizes: tuple[int, ...], seed: int) -> nn.Sequential:
     layers: list[nn.Module] = []
     for i, (n_in, n_out) in enumerate(itertools.pairwise(sizes)):
         linear = nn.Linear(n_in, n_out)
-        # He's bound with the inputs that an output will really have: by the dense ones signals fade.
+        # He's bound with the inputs that an output really has: by the dense ones signals fade.
         n_inputs = min(n_in, EPSILON * (n_in + n_out) / n_out)
         bound = (6 / n_inputs) ** 0.5
         with torch.no_grad():
