@@ -77,11 +77,14 @@ class SparseLinear(SparseModule):
     def forward(self, x: Any) -> Tensor:  # noqa: ANN401
         """``x @ W.T + bias``."""
         x, values, bias = self._cast(x)
+        layout, backend = self.layout, self.backend
+        if not self._recorder.is_on:
+            return sparse_linear(values, layout, x, bias=bias, backend=backend)
 
         def compute(values: Tensor) -> Tensor:
-            return sparse_linear(values, self.layout, x, bias=bias, backend=self.backend)
+            return sparse_linear(values, layout, x, bias=bias, backend=backend)
 
-        return self._observed(x, values, compute)
+        return self._recorder.observed(x, values, compute)
 
     def grad_rows(self, x: Any, dy: Tensor, first: int, last: int) -> Tensor:  # noqa: ANN401
         """See ``SparseModule.grad_rows``."""

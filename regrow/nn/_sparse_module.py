@@ -213,8 +213,11 @@ class SparseModule(nn.Module):
     def _cast(self, x: Any) -> tuple[Any, Tensor, Tensor | None]:  # noqa: ANN401
         """Input, values and bias in the dtype of autocast, as torch's own layers take them."""
         values, bias = self.values, self.bias
+        # (The first question is the cheap one, and answers for most.)
+        if not torch._C._is_any_autocast_enabled() or not isinstance(x, Tensor):
+            return x, values, bias
         kind = values.device.type
-        if not torch.is_autocast_enabled(kind) or not isinstance(x, Tensor):
+        if not torch.is_autocast_enabled(kind):
             return x, values, bias
         dtype = torch.get_autocast_dtype(kind)
         if x.dtype == torch.float64:

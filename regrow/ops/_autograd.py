@@ -5,7 +5,7 @@ each gradient: at 99 % sparsity that is as long as the products take. Where nobo
 that counts or traces and no transform, the back end is called straight from an autograd function.
 """
 
-# ruff: noqa: ANN401, ARG004, FBT001, N803, N806 (torch gives the contexts; shape letters)
+# ruff: noqa: ANN401, N803 (torch gives the contexts; shape letters)
 # mypy: disable-error-code="no-untyped-call"
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 from regrow.ops._backend import Backend, Pattern, as_result, is_feature_major
 from regrow.ops._dispatch import BY_NAME
-from regrow.ops._register import OPS, product_gradients
+from regrow.ops._register import product_gradients
 
 PLAIN = (Tensor, torch.nn.Parameter)
 
@@ -33,43 +33,44 @@ def nobody_listens(tensors: tuple[Tensor | None, ...]) -> bool:
     )
 
 
-class _Packed(torch.autograd.Function):
-    """Another memory order, made once for the product and for the gradient of its values."""
-
-    @staticmethod
-    def forward(ctx: Any, x_BI: Tensor, packed: Tensor) -> Tensor:
-        return packed
-
-    @staticmethod
-    def backward(ctx: Any, dx: Tensor) -> tuple[Tensor, None]:
-        return dx, None
-
-
 class _Linear(torch.autograd.Function):
-    """``OPS.product`` and its gradients."""
+    """A product and its gradients.
+
+    Where the back end put ``x`` in another memory order that is a second output, not a tensor that
+    is only kept: so a gradient of the gradients finds its way from it to ``x``.
+    """
 
     @staticmethod
     def forward(
         ctx: Any, values: Tensor, x: Tensor, bias: Tensor | None, pattern: Pattern,
-        backend: Backend, batch_first: bool,
-    ) -> Tensor:  # fmt: skip
-        ctx.save_for_backward(values, x)
-        ctx.pattern, ctx.backend, ctx.batch_first = pattern, backend, batch_first
-        return as_result(backend.product(values, x, bias, pattern))
+        backend: Backend,
+    ) -> Tensor | tuple[Tensor, Tensor]:  # fmt: skip
+        ctx.pattern, ctx.backend, ctx.batch_first = pattern, backend, not is_feature_major(x)
+        ctx.set_materialize_grads(False)
+        if backend.product_and_order is None or not values.requires_grad:
+            ctx.save_for_backward(values, x)
+            return as_result(backend.product(values, x, bias, pattern))
+        y, kept = backend.product_and_order(values, x, bias, pattern)
+        ctx.save_for_backward(values, kept)
+        return y if kept is x else (y, kept)
 
     @staticmethod
-    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, dy: Tensor | None, dkept: Tensor | None = None) -> tuple[Any, ...]:
+        if dy is None:
+            return None, dkept, None, None, None
         values, x = ctx.saved_tensors
         pattern, backend, wanted = ctx.pattern, ctx.backend, ctx.needs_input_grad
         if torch.is_grad_enabled() or not nobody_listens((values, x, dy)):
             layout = list(pattern[:-1])
-            grads = product_gradients(values, x, layout, backend.name, dy, wanted)
+            dvalues, dx, dbias = product_gradients(values, x, layout, backend.name, dy, wanted)
         else:
-            grads = (
-                *backend.gradients(values, dy, x, pattern, wanted[:2], batch_first=ctx.batch_first),
-                dy.sum(0) if wanted[2] else None,
+            dvalues, dx = backend.gradients(
+                values, dy, x, pattern, wanted[:2], batch_first=ctx.batch_first
             )
-        return *grads, None, None, None
+            dbias = dy.sum(0) if wanted[2] else None
+        if dkept is not None and dx is not None:
+            dx = dx + dkept
+        return dvalues, dx, dbias, None, None
 
 
 def linear(
@@ -77,19 +78,11 @@ def linear(
 ) -> Tensor:
     """``x @ W.T + bias``, (B, n_out), on the back end of that name; differentiable.
 
-    Where ``x`` needs a gradient ``pattern`` has the column form.
+    For calls that nobody listens to. Where ``x`` needs a gradient ``pattern`` has the column form.
     """
-    if nobody_listens((values, x_BI, bias)):
-        backend = BY_NAME[name]
-        if not torch.is_grad_enabled():
-            return backend.product(values, x_BI, bias, pattern)
-        batch_first = not is_feature_major(x_BI)
-        if batch_first and values.requires_grad and backend.packed is not None:
-            before = x_BI.detach()
-            again = backend.packed(before)
-            if again is not before:
-                x_BI = _Packed.apply(x_BI, again) if x_BI.requires_grad else again
-        found: Tensor = _Linear.apply(values, x_BI, bias, pattern, backend, batch_first)
-        return found
-    y_BO: Tensor = OPS.product(values, x_BI, bias, *pattern[:-1], name)
-    return y_BO
+    backend = BY_NAME[name]
+    if not torch.is_grad_enabled():
+        return backend.product(values, x_BI, bias, pattern)
+    found = _Linear.apply(values, x_BI, bias, pattern, backend)
+    y: Tensor = found[0] if isinstance(found, tuple) else found
+    return y

@@ -31,6 +31,7 @@ class Pattern(NamedTuple):
 Product = Callable[[Tensor, Tensor, Tensor | None, Pattern], Tensor]
 TransposedProduct = Callable[[Tensor, Tensor, Pattern], Tensor]
 SampledProduct = Callable[[Tensor, Tensor, Pattern], Tensor]
+ProductAndOrder = Callable[[Tensor, Tensor, Tensor | None, Pattern], tuple[Tensor, Tensor]]
 Gradients = Callable[[Tensor, Tensor, Tensor, Pattern, bool], tuple[Tensor, Tensor]]
 
 
@@ -51,8 +52,9 @@ class Backend:
         both_gradients: (values, dy_BO, x_BI, pattern, batch_first) -> those of values and of x,
             the second one contiguous where ``batch_first``, or else feature-major; None where
             nothing is gained by computing them together.
-        packed: x_BI -> the same in the memory order that the products read, or itself where they
-            would bring it there anyway at each use.
+        product_and_order: (values, x_BI, bias or None, pattern) -> y_BO as ``product`` has it, and
+            x_BI in the memory order that was made for it, for its gradients, or x_BI itself; None
+            where there is no such order.
     """
 
     name: str
@@ -63,7 +65,7 @@ class Backend:
     tolerances: Mapping[torch.dtype, tuple[float, float]]
     deterministic: bool
     both_gradients: Gradients | None = None
-    packed: Callable[[Tensor], Tensor] | None = None
+    product_and_order: ProductAndOrder | None = None
 
     def gradients(
         self,
@@ -87,7 +89,9 @@ class Backend:
 
 def is_feature_major(x_BI: Tensor) -> bool:
     """Whether the features of a (B, I) tensor follow one another in memory, sample by sample."""
-    return x_BI.t().is_contiguous()
+    n_batch, n_in = x_BI.shape
+    by_sample, by_feature = x_BI.stride()
+    return (by_sample == 1 or n_batch <= 1) and (by_feature == n_batch or n_in <= 1)
 
 
 def as_result(view: Tensor) -> Tensor:

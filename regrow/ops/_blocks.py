@@ -1,8 +1,12 @@
-"""What a task gets: one block of 64-bit integers, with addresses, sizes and a counter.
+"""What a task gets: one block of 64-bit integers, with addresses, sizes and counters.
 
 A task is a C function of one pointer, so that any native thread can run it, several at a time on
-one block. Its work is a number of units; ``claim`` deals them out one by one, to whoever comes.
+one block. The block is a list of parts, done one after the other: each part is a number of units,
+which ``claim`` deals out one by one, to whoever comes. A thread goes on to the next part while
+others are still at their last units, unless that part has to ``wait_for`` them all.
 The type of the pointer, say float32*, is no more than a tag: the dtype of the numbers it works on.
+
+``_parts`` has the layout.
 Imports numba: only the kernels import this module, on first use.
 """
 
@@ -15,6 +19,7 @@ from typing import Any
 
 from regrow._optional import require
 from regrow.ops._compile import inlined
+from regrow.ops._parts import CLAIMED, FINISHED
 
 numba = require("numba", extra="sparse")
 ir = require("llvmlite.ir", extra="sparse")
@@ -40,14 +45,51 @@ def entry(context, block, index):
 
 
 @extending.intrinsic
-def claim(context, block):
-    """The next unit of work: 0, 1, 2, ... over all threads, from entry 0."""
+def part_at(context, block, index):
+    """The part whose header begins at an entry of the block, or is so far from another part's."""
 
     def code(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        counter = _entry(builder, values[0], ir.Constant(I64, 0))
+        return builder.bitcast(_entry(builder, *values), values[0].type)
+
+    return block(block, types.intp), code
+
+
+@extending.intrinsic
+def claim(context, part):
+    """The next unit of work: 0, 1, 2, ... over all threads."""
+
+    def code(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        counter = _entry(builder, values[0], ir.Constant(I64, CLAIMED))
         return builder.atomic_rmw("add", counter, ir.Constant(I64, 1), "monotonic")
 
-    return types.intp(block), code
+    return types.intp(part), code
+
+
+@extending.intrinsic
+def finish(context, part):
+    """One unit more is done; what was written for it is seen by those who wait for it."""
+
+    def code(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        counter = _entry(builder, values[0], ir.Constant(I64, FINISHED))
+        return builder.atomic_rmw("add", counter, ir.Constant(I64, 1), "release")
+
+    return types.intp(part), code
+
+
+@extending.intrinsic
+def _finished(context, part):
+    def code(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        counter = _entry(builder, values[0], ir.Constant(I64, FINISHED))
+        return builder.load_atomic(counter, "acquire", 8)
+
+    return types.intp(part), code
+
+
+@inlined
+def wait_for(part, n_units):
+    """Until so many units of a part are done. Those who claimed them are at work on them."""
+    while _finished(part) < n_units:
+        pass
 
 
 @extending.intrinsic

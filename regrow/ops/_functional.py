@@ -23,6 +23,9 @@ from regrow.ops._measured import fastest
 from regrow.ops._register import OPS
 from regrow.ops._sparse_input import is_sparse_input, read
 
+KINDS = 64
+"""Kinds of calls that a layout remembers to have checked."""
+
 
 def product(values: Tensor, layout: CSR, x: Tensor, *, backend: str = "auto") -> Tensor:
     """Multiply by the matrix: ``x @ W.T``.
@@ -81,54 +84,79 @@ def sparse_linear(
         ValueError: Other sizes or devices, or an unknown back end.
         BackendUnavailableError: The back end cannot run; the message says why.
     """
+    straight = nobody_listens((values, x, bias)) and x.layout is torch.strided
+    if straight and isinstance(layout, CSR) and isinstance(backend, str):
+        kind = _kind(values, x, bias, backend)
+        name = layout.checked.get(kind)
+        if name is None:
+            name = _checked(values, layout, x, bias, backend)
+            name = _fastest(values, layout, _rows_of(x), backend) or name
+            if len(layout.checked) == KINDS:
+                layout.checked.clear()
+            layout.checked[kind] = name
+        pattern = layout.pattern(with_columns=x.requires_grad and torch.is_grad_enabled())
+        return _as_before(linear(values, _rows_of(x), bias, pattern, name), x)
+    name = _checked(values, layout, x, bias, backend)
+    if is_sparse_input(x):
+        return _of_sparse(values, layout, x, bias, name)
+    pattern = layout.pattern(with_columns=x.requires_grad and torch.is_grad_enabled())
+    y_BO: Tensor = OPS.product(values, _rows_of(x), bias, *pattern[:-1], name)
+    return _as_before(y_BO, x)
+
+
+def _kind(values: Tensor, x: Tensor, bias: Tensor | None, backend: str) -> tuple[object, ...]:
+    """All that the checks of a call read, and the choice of its back end."""
+    return (
+        *(x.shape, x.dtype, x.device, values.shape, values.dtype, values.device),
+        None if bias is None else (bias.shape, bias.dtype, bias.device),
+        *(backend, asked(), torch.get_num_threads()),
+    )
+
+
+def _checked(
+    values: Tensor,
+    layout: CSR,
+    x: Any,  # noqa: ANN401
+    bias: Tensor | None,
+    backend: str,
+) -> str:
+    """The name of a back end that can run the call, once all is found in order."""
     n_out, n_in = _check_layout(layout).shape
     _check_values(values, layout)
-    sparse_input = is_sparse_input(x)
-    if not sparse_input:
+    if not is_sparse_input(x):
         _check_dense(x, "x", n_in, values)
     if bias is not None:
         _check_like(bias, "bias", values)
         if bias.shape != (n_out,):
             raise SparsityError(f"bias must have shape ({n_out},), got {tuple(bias.shape)}")
-    name = chosen(backend, values.device, values.dtype)
-    if sparse_input:
-        return _of_sparse(values, layout, x, bias, name)
-    x_BI = _rows_of(x)
-    if backend == "auto":
-        name = _fastest(values, layout, x_BI) or name
-    pattern = layout.pattern(with_columns=torch.is_grad_enabled() and x.requires_grad)
-    return _as_before(linear(values, x_BI, bias, pattern, name), x)
+    return chosen(backend, values.device, values.dtype)
 
 
-def _fastest(values: Tensor, layout: CSR, x_BI: Tensor) -> str | None:
-    """What "auto" stands for, asked once for each layout and size of the batch."""
-    if torch.compiler.is_compiling() or not nobody_listens((values, x_BI)):
+def _fastest(values: Tensor, layout: CSR, x_BI: Tensor, backend: str) -> str | None:
+    """What "auto" stands for, where there is something to choose."""
+    if backend != "auto":
         return None
-    n_batch = x_BI.shape[0]
-    size = (n_batch.bit_length(), torch.get_num_threads(), asked())
-    if size not in layout.fastest:
 
-        @torch.no_grad()
-        def step(name: str) -> None:
-            backend, own = BY_NAME[name], values.detach()
-            y = backend.product(own, x_BI.detach(), None, pattern())
-            backend.gradients(own, y, x_BI.detach(), pattern(), (True, True), batch_first=True)
+    @torch.no_grad()
+    def step(name: str) -> None:
+        able, own = BY_NAME[name], values.detach()
+        y = able.product(own, x_BI.detach(), None, pattern())
+        able.gradients(own, y, x_BI.detach(), pattern(), (True, True), batch_first=True)
 
-        @functools.cache
-        def pattern() -> Pattern:
-            # (A layout of its own: that of the layer shall keep no more than the layer needs.)
-            return CSR(layout.row_ptr, layout.columns, layout.shape).pattern(with_columns=True)
+    @functools.cache
+    def pattern() -> Pattern:
+        # (A layout of its own: that of the layer shall keep no more than the layer needs.)
+        return CSR(layout.row_ptr, layout.columns, layout.shape).pattern(with_columns=True)
 
-        layout.fastest[size] = fastest(
-            "linear",
-            layout.shape,
-            nnz=layout.nnz,
-            n_batch=n_batch,
-            device=values.device,
-            dtype=values.dtype,
-            step=step,
-        )
-    return layout.fastest[size]
+    return fastest(
+        "linear",
+        layout.shape,
+        nnz=layout.nnz,
+        n_batch=x_BI.shape[0],
+        device=values.device,
+        dtype=values.dtype,
+        step=step,
+    )
 
 
 def _of_sparse(

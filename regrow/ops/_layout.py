@@ -67,6 +67,7 @@ class CSR:
         self.columns = columns
         self.shape = shape
         self.fastest: dict[tuple[object, ...], str | None] = {}
+        self.checked: dict[tuple[object, ...], str] = {}
 
     @classmethod
     def of(cls, topology: Topology) -> CSR:
@@ -152,14 +153,14 @@ class CSR:
             with_columns: Whether the column form is among them: it is computed if it was not yet.
                 The transposed product needs it, and computes it at each call where it is absent.
         """
-        n_in = self.shape[1]
         # (While torch.compile traces nothing can be computed: the operation will find it.)
-        known = not torch.compiler.is_compiling() and (
-            with_columns or "column_form" in self.__dict__
-        )
-        if not known:
-            return Pattern(self.row_ptr, self.columns, None, None, None, n_in)
-        return Pattern(self.row_ptr, self.columns, *self.column_form, n_in)
+        if torch.compiler.is_compiling() or not (with_columns or "_whole" in self.__dict__):
+            return Pattern(self.row_ptr, self.columns, None, None, None, self.shape[1])
+        return self._whole
+
+    @cached_property
+    def _whole(self) -> Pattern:
+        return Pattern(self.row_ptr, self.columns, *self.column_form, self.shape[1])
 
     def to(self, device: torch.device | str) -> CSR:
         """The same layout on another device."""

@@ -19,11 +19,14 @@ from regrow._optional import require
 from regrow.errors import BackendUnavailableError
 from regrow.ops import _threads
 from regrow.ops._backend import Backend, Pattern, is_feature_major
+from regrow.ops._parts import GATHER, PRODUCT, SAMPLED, TILES, Part
 
 OLDEST = (0, 63)
 BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 DTYPES = (torch.float32, torch.float64, torch.bfloat16)
 
+FEATURES, GATHERED = 64, 4096
+"""Features whose samples, and values that, a unit puts in another order."""
 CHUNK = 256
 """Rows of a unit at most: their sums stay in the second-level cache from block to block."""
 RUN = 16
@@ -90,16 +93,8 @@ def _sums(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
-def _address(tensor: Tensor | None) -> int:
-    return 0 if tensor is None else tensor.data_ptr()
-
-
-def _size(tensor: Tensor | None) -> int:
-    return 0 if tensor is None else tensor.numel()
-
-
-def _run(name: str, dtype: torch.dtype, numbers: list[int], n_threads: int) -> None:
-    _threads.run_task(_tasks().task(name, dtype), numbers, n_threads)
+def _n_threads(nnz: int, n_batch: int) -> int:
+    return _threads.n_parts(2 * nnz * n_batch)
 
 
 def is_one_tile(n_batch: int, dtype: torch.dtype) -> bool:
@@ -129,30 +124,23 @@ def _columns_at_once(pattern_size: tuple[int, int, int], n_bytes: int) -> int:
     return max(1, -(-n_columns // max(1, n_blocks)))
 
 
-def _tiles(x_BI: Tensor) -> Tensor:
-    """Samples in the order of the kernels, copied where they are in another one."""
+def _in_tiles(x_BI: Tensor) -> tuple[Tensor, list[Part]]:
+    """Samples in the order of the kernels, and what brings them there, if anything has to.
+
+    Up to one tile the tensor is (B, I), feature-major in memory; otherwise it is flat.
+    """
     dtype, (n_batch, n_in) = x_BI.dtype, x_BI.shape
-    feature_major = is_feature_major(x_BI)
-    if feature_major and is_one_tile(n_batch, dtype):
-        return x_BI
-    source, tiles = (
-        x_BI if feature_major else x_BI.contiguous(),
-        torch.empty(x_BI.numel(), dtype=dtype),
-    )
-    numbers = [n_in, n_batch, _widest(dtype), feature_major, 64, _address(source), _address(tiles)]
-    _run("tiles", dtype, numbers, _threads.n_parts(8 * x_BI.numel()))
-    return tiles
+    feature_major, one_tile = is_feature_major(x_BI), is_one_tile(n_batch, dtype)
+    if feature_major and one_tile:
+        return x_BI, []
+    source = x_BI if feature_major else x_BI.contiguous()
+    shape, strides = ((n_batch, n_in), (1, n_batch)) if one_tile else ((x_BI.numel(),), (1,))
+    tiles = torch.empty_strided(shape, strides, dtype=dtype)
+    entries = n_in, n_batch, _widest(dtype), feature_major, FEATURES, source, tiles
+    return tiles, [Part(TILES, entries, -(-n_in // FEATURES))]
 
 
-def packed(x_BI: Tensor) -> Tensor:
-    """See ``Backend.packed``."""
-    n_batch, n_in = x_BI.shape
-    if is_feature_major(x_BI) or not is_one_tile(n_batch, x_BI.dtype):
-        return x_BI
-    return _tiles(x_BI).view(n_in, n_batch).t()
-
-
-def _multiply(
+def _product_part(
     tiles: Tensor,
     starts: Tensor,
     indices: Tensor,
@@ -163,59 +151,45 @@ def _multiply(
     n_batch: int,
     n_in: int,
     batch_first: bool,
-) -> Tensor:
-    """(B, n_out) of the dtype of the tiles, feature-major or batch-first in memory."""
+) -> tuple[Tensor, Part]:
+    """(B, n_out) of the dtype of sums, batch-first or feature-major, and what computes it."""
     dtype, n_out, nnz = tiles.dtype, starts.shape[0] - 1, indices.numel()
     widest, sums = _widest(dtype), _sums(dtype)
     if bias is not None:
         bias = bias.detach().to(sums).contiguous()
-    n = _threads.n_parts(2 * nnz * n_batch)
-    y = torch.empty((n_batch, n_out) if batch_first else (n_out, n_batch), dtype=sums)
-    numbers = [
+    strides = (n_out, 1) if batch_first else (1, n_batch)
+    y = torch.empty_strided((n_batch, n_out), strides, dtype=sums)
+    entries = (
         *(n_in, n_batch, n_out, widest),
         _columns_at_once((n_out, n_in, nnz), min(widest, n_batch) * dtype.itemsize),
-        _rows_at_once(n_out, -(-n_batch // widest), n),
-        *(nnz, _size(order), _size(bias), batch_first),
-        *(_address(one) for one in (tiles, starts, indices, values, order, bias, y)),
-    ]
-    if y.numel():
-        _run("product", dtype, numbers, n)
-    if dtype != sums:
-        y = y.to(dtype)
-    return y if batch_first else y.t()
-
-
-def product(values: Tensor, x_BI: Tensor, bias: Tensor | None, pattern: Pattern) -> Tensor:
-    """See ``Backend.product``."""
-    return _multiply(
-        _tiles(x_BI),
-        pattern.row_ptr,
-        pattern.columns,
-        values.contiguous(),
-        None,
-        bias,
-        n_batch=x_BI.shape[0],
-        n_in=pattern.n_in,
-        batch_first=False,
+        _rows_at_once(n_out, -(-n_batch // widest), _n_threads(nnz, n_batch)),
+        *(nnz, 0 if order is None else nnz, 0 if bias is None else n_out, batch_first),
+        *(
+            tiles,
+            starts,
+            indices,
+            values,
+            0 if order is None else order,
+            0 if bias is None else bias,
+            y,
+        ),
     )
+    return y, Part(PRODUCT, entries)
 
 
-def transposed_product(values: Tensor, dy_BO: Tensor, pattern: Pattern) -> Tensor:
-    """See ``Backend.transposed_product``."""
-    return _transposed(values, _tiles(dy_BO), pattern, dy_BO.shape[0], batch_first=False)
-
-
-def _transposed(
+def _transposed_parts(
     values: Tensor, dy_tiles: Tensor, pattern: Pattern, n_batch: int, *, batch_first: bool
-) -> Tensor:
+) -> tuple[Tensor, list[Part]]:
     if pattern.col_ptr is None or pattern.rows is None or pattern.order is None:
         raise ValueError("the column form is missing")
-    values, order = values.contiguous(), pattern.order
+    values, order, nnz = values.contiguous(), pattern.order, pattern.order.numel()
     places: Tensor | None = order
+    before = []
     if n_batch > _widest(values.dtype):
         # Several tiles: put the values in order once.
-        values, places = _gathered(values, order), None
-    return _multiply(
+        source, values, places = values, torch.empty_like(values), None
+        before = [Part(GATHER, (nnz, GATHERED, source, order, values), -(-nnz // GATHERED))]
+    dx, part = _product_part(
         dy_tiles,
         pattern.col_ptr,
         pattern.rows,
@@ -226,50 +200,93 @@ def _transposed(
         n_in=pattern.n_out,
         batch_first=batch_first,
     )
+    return dx, [*before, part]
 
 
-def _gathered(values: Tensor, order: Tensor) -> Tensor:
-    out, nnz = torch.empty_like(values), order.numel()
-    numbers = [nnz, 4096, _address(values), _address(order), _address(out)]
-    _run("gather", values.dtype, numbers, _threads.n_parts(8 * nnz))
-    return out
+def _sampled_part(
+    dy_tiles: Tensor, tiles: Tensor, pattern: Pattern, n_batch: int
+) -> tuple[Tensor, Part]:
+    dtype, nnz, n_in, n_out = tiles.dtype, pattern.columns.numel(), pattern.n_in, pattern.n_out
+    widest = _widest(dtype)
+    out = torch.empty(nnz, dtype=_sums(dtype))
+    entries = (
+        *(n_in, n_batch, n_out, widest),
+        _columns_at_once((n_out, n_in, nnz), min(widest, n_batch) * dtype.itemsize),
+        _rows_at_once(n_out, 1, _n_threads(nnz, n_batch)),
+        *(nnz, tiles, dy_tiles, pattern.row_ptr, pattern.columns, out),
+    )
+    return out, Part(SAMPLED, entries)
+
+
+def _run(parts: list[Part], dtype: torch.dtype, n_threads: int) -> None:
+    _threads.run_task(_tasks().task(dtype), parts, n_threads)
+
+
+def product(values: Tensor, x_BI: Tensor, bias: Tensor | None, pattern: Pattern) -> Tensor:
+    """See ``Backend.product``."""
+    return product_and_order(values, x_BI, bias, pattern)[0]
+
+
+def product_and_order(
+    values: Tensor, x_BI: Tensor, bias: Tensor | None, pattern: Pattern
+) -> tuple[Tensor, Tensor]:
+    """See ``Backend.product_and_order``."""
+    n_batch, n_in = x_BI.shape
+    tiles, parts = _in_tiles(x_BI)
+    y, part = _product_part(
+        tiles,
+        pattern.row_ptr,
+        pattern.columns,
+        values.contiguous(),
+        None,
+        bias,
+        n_batch=n_batch,
+        n_in=n_in,
+        batch_first=False,
+    )
+    if y.numel():
+        _run([*parts, part], x_BI.dtype, _n_threads(pattern.columns.numel(), n_batch))
+    return y.to(x_BI.dtype), tiles if tiles.dim() == 2 else x_BI
+
+
+def transposed_product(values: Tensor, dy_BO: Tensor, pattern: Pattern) -> Tensor:
+    """See ``Backend.transposed_product``."""
+    n_batch = dy_BO.shape[0]
+    dy_tiles, parts = _in_tiles(dy_BO)
+    dx, others = _transposed_parts(values, dy_tiles, pattern, n_batch, batch_first=False)
+    if dx.numel():
+        _run(parts + others, dy_BO.dtype, _n_threads(values.numel(), n_batch))
+    return dx.to(dy_BO.dtype)
 
 
 def sampled_product(dy_BO: Tensor, x_BI: Tensor, pattern: Pattern) -> Tensor:
     """See ``Backend.sampled_product``."""
-    return _sampled(_tiles(dy_BO), _tiles(x_BI), pattern, x_BI.shape[0])
-
-
-def _sampled(dy_tiles: Tensor, tiles: Tensor, pattern: Pattern, n_batch: int) -> Tensor:
-    dtype, nnz, n_in, n_out = tiles.dtype, pattern.columns.numel(), pattern.n_in, pattern.n_out
-    widest, sums = _widest(dtype), _sums(dtype)
+    nnz, n_batch = pattern.columns.numel(), x_BI.shape[0]
     if not n_batch:
-        return torch.zeros(nnz, dtype=dtype)
-    n = _threads.n_parts(2 * nnz * n_batch)
-    out = torch.empty(nnz, dtype=sums)
-    numbers = [
-        *(n_in, n_batch, n_out, widest),
-        _columns_at_once((n_out, n_in, nnz), min(widest, n_batch) * dtype.itemsize),
-        _rows_at_once(n_out, 1, n),
-        nnz,
-        *(_address(one) for one in (tiles, dy_tiles, pattern.row_ptr, pattern.columns, out)),
-    ]
-    _run("sampled", dtype, numbers, n)
-    return out if dtype == sums else out.to(dtype)
-
-
-def _flat(tensor: Tensor) -> np.ndarray:
-    """The memory of a contiguous tensor."""
-    return tensor.detach().numpy().reshape(-1)
+        return torch.zeros(nnz, dtype=x_BI.dtype)
+    (dy_tiles, first), (tiles, then) = _in_tiles(dy_BO), _in_tiles(x_BI)
+    dvalues, part = _sampled_part(dy_tiles, tiles, pattern, n_batch)
+    _run([*first, *then, part], x_BI.dtype, _n_threads(nnz, n_batch))
+    return dvalues.to(x_BI.dtype)
 
 
 def both_gradients(
     values: Tensor, dy_BO: Tensor, x_BI: Tensor, pattern: Pattern, batch_first: bool
 ) -> tuple[Tensor, Tensor]:
     """See ``Backend.both_gradients``."""
-    n_batch, dy_tiles = dy_BO.shape[0], _tiles(dy_BO)
-    dx = _transposed(values, dy_tiles, pattern, n_batch, batch_first=batch_first)
-    return _sampled(dy_tiles, _tiles(x_BI), pattern, n_batch), dx
+    nnz, n_batch, dtype = pattern.columns.numel(), dy_BO.shape[0], dy_BO.dtype
+    if not n_batch:
+        return torch.zeros(nnz, dtype=dtype), torch.empty_like(x_BI)
+    (dy_tiles, first), (tiles, then) = _in_tiles(dy_BO), _in_tiles(x_BI)
+    dx, parts = _transposed_parts(values, dy_tiles, pattern, n_batch, batch_first=batch_first)
+    dvalues, part = _sampled_part(dy_tiles, tiles, pattern, n_batch)
+    _run([*first, *then, *parts, part], dtype, _n_threads(nnz, n_batch))
+    return dvalues.to(dtype), dx.to(dtype)
+
+
+def _flat(tensor: Tensor) -> np.ndarray:
+    """The memory of a contiguous tensor."""
+    return tensor.detach().numpy().reshape(-1)
 
 
 def column_form(row_ptr: Tensor, columns: Tensor, n_in: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -304,5 +321,5 @@ NUMBA = Backend(
     },
     deterministic=True,
     both_gradients=both_gradients,
-    packed=packed,
+    product_and_order=product_and_order,
 )

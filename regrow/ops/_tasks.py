@@ -1,8 +1,9 @@
-"""The kernels as tasks: compiled functions of one block, for threads that know nothing of numba.
+"""The kernels as a task: a compiled function of one block, for threads that know nothing of numba.
 
-Entry 0 of a block is the counter of units, see ``_blocks``; ``_numba`` fills in the others, in the
-order in which they are read here. Each task is compiled, or loaded from
-numba's cache on disk, when a dtype first needs it. Imports numba: loaded on first use.
+The block is a list of parts, see ``_blocks``; ``_numba`` fills in the entries of each, in the order
+in which they are read here. So a pass through a layer, with what puts its samples in order, is one
+call: waking threads costs as much as a small product. The task is compiled, or loaded from numba's
+cache on disk, when a dtype first needs it. Imports numba: loaded on first use.
 """
 
 # ruff: noqa: ANN001, ANN202 (numba and llvmlite are untyped)
@@ -17,9 +18,20 @@ import torch
 
 from regrow._optional import require
 from regrow.ops import _kernels
-from regrow.ops._blocks import claim, entry, int32s, int64s, numbers, sums
-from regrow.ops._compile import c_function
+from regrow.ops._blocks import (
+    claim,
+    entry,
+    finish,
+    int32s,
+    int64s,
+    numbers,
+    part_at,
+    sums,
+    wait_for,
+)
+from regrow.ops._compile import c_function, inlined
 from regrow.ops._kernels import product, sampled, step_of, transposed
+from regrow.ops._parts import AWAITED, GATHER, HEADER, KIND, PRODUCT, SIZE, TILES
 from regrow.ops._threads import Task
 from regrow.ops._vectors import LANES_F32, LANES_F64
 
@@ -31,24 +43,25 @@ TAGS = {torch.float32: types.float32, torch.float64: types.float64, torch.bfloat
 """bfloat16 is handed over as the 16 bits that it is."""
 
 
-def product_task(block):
-    """Units of (tile, rows). Entries: see ``_numba._multiply``."""
-    n_in, n_batch, n_out = entry(block, 1), entry(block, 2), entry(block, 3)
-    widest, columns_at_once, n_chunk = entry(block, 4), entry(block, 5), entry(block, 6)
+@inlined
+def _product_part(part):
+    """Units of (tile, rows)."""
+    n_in, n_batch, n_out = entry(part, 1), entry(part, 2), entry(part, 3)
+    widest, columns_at_once, n_chunk = entry(part, 4), entry(part, 5), entry(part, 6)
     nnz, n_order, n_bias, batch_first = (
-        entry(block, 7),
-        entry(block, 8),
-        entry(block, 9),
-        entry(block, 10),
+        entry(part, 7),
+        entry(part, 8),
+        entry(part, 9),
+        entry(part, 10),
     )
     n_chunks = (n_out + n_chunk - 1) // n_chunk
-    tiles = numbers(block, 11, n_in * n_batch)
-    row_ptr, columns = int64s(block, 12, n_out + 1), int32s(block, 13, nnz)
-    values, order = numbers(block, 14, nnz), int32s(block, 15, n_order)
-    bias, y = sums(block, 16, n_bias), sums(block, 17, n_out * n_batch)
+    tiles = numbers(part, 11, n_in * n_batch)
+    row_ptr, columns = int64s(part, 12, n_out + 1), int32s(part, 13, nnz)
+    values, order = numbers(part, 14, nnz), int32s(part, 15, n_order)
+    bias, y = sums(part, 16, n_bias), sums(part, 17, n_out * n_batch)
     cursor = np.empty(n_chunk, np.int64)
     scratch = np.empty(n_chunk * widest if batch_first else 0, y.dtype)
-    unit = claim(block)
+    unit = claim(part)
     b, step, tile = 0, 0, 0
     while True:
         while b < n_batch and tile < unit // n_chunks:
@@ -76,39 +89,41 @@ def product_task(block):
         if batch_first:
             lanes = LANES_F64 if y.itemsize == 8 else LANES_F32
             transposed(scratch, 0, width, last - first, width, y, b * n_out + first, n_out, lanes)
-        unit = claim(block)
+        unit = claim(part)
 
 
-def sampled_task(block):
+@inlined
+def _sampled_part(part):
     """Units of rows."""
-    n_in, n_batch, n_out = entry(block, 1), entry(block, 2), entry(block, 3)
+    n_in, n_batch, n_out = entry(part, 1), entry(part, 2), entry(part, 3)
     widest, columns_at_once, n_chunk, nnz = (
-        entry(block, 4),
-        entry(block, 5),
-        entry(block, 6),
-        entry(block, 7),
+        entry(part, 4),
+        entry(part, 5),
+        entry(part, 6),
+        entry(part, 7),
     )
-    tiles, dy_tiles = numbers(block, 8, n_in * n_batch), numbers(block, 9, n_out * n_batch)
-    row_ptr, columns = int64s(block, 10, n_out + 1), int32s(block, 11, nnz)
-    out = sums(block, 12, nnz)
+    tiles, dy_tiles = numbers(part, 8, n_in * n_batch), numbers(part, 9, n_out * n_batch)
+    row_ptr, columns = int64s(part, 10, n_out + 1), int32s(part, 11, nnz)
+    out = sums(part, 12, nnz)
     cursor = np.empty(n_chunk, np.int64)
-    first = claim(block) * n_chunk
+    first = claim(part) * n_chunk
     while first < n_out:
         last = min(first + n_chunk, n_out)
         sampled(
             tiles, n_in, n_batch, row_ptr, columns, dy_tiles, n_out, out, first, last, widest,
             columns_at_once, cursor,
         )  # fmt: skip
-        first = claim(block) * n_chunk
+        first = claim(part) * n_chunk
 
 
-def tiles_task(block):
+@inlined
+def _tiles_part(part):
     """Units of features, into tiles: from batch-first rows, or from feature-major ones."""
-    n_in, n_batch, widest = entry(block, 1), entry(block, 2), entry(block, 3)
-    feature_major, n_chunk = entry(block, 4), entry(block, 5)
-    x, tiles = numbers(block, 6, n_in * n_batch), numbers(block, 7, n_in * n_batch)
+    n_in, n_batch, widest = entry(part, 1), entry(part, 2), entry(part, 3)
+    feature_major, n_chunk = entry(part, 4), entry(part, 5)
+    x, tiles = numbers(part, 6, n_in * n_batch), numbers(part, 7, n_in * n_batch)
     lanes = LANES_F64 if x.itemsize == 8 else LANES_F32
-    first = claim(block) * n_chunk
+    first = claim(part) * n_chunk
     while first < n_in:
         last = min(first + n_chunk, n_in)
         b = 0
@@ -122,30 +137,46 @@ def tiles_task(block):
             else:
                 transposed(x, b * n_in + first, n_in, width, last - first, tiles, to, width, lanes)
             b += width
-        first = claim(block) * n_chunk
+        finish(part)
+        first = claim(part) * n_chunk
 
 
-def gather_task(block):
+@inlined
+def _gather_part(part):
     """out[k] = values[order[k]], in units of ``n_chunk``."""
-    nnz, n_chunk = entry(block, 1), entry(block, 2)
-    values, order, out = numbers(block, 3, nnz), int32s(block, 4, nnz), numbers(block, 5, nnz)
-    first = claim(block) * n_chunk
+    nnz, n_chunk = entry(part, 1), entry(part, 2)
+    values, order, out = numbers(part, 3, nnz), int32s(part, 4, nnz), numbers(part, 5, nnz)
+    first = claim(part) * n_chunk
     while first < nnz:
         for k in range(first, min(first + n_chunk, nnz)):
             out[k] = values[order[k]]
-        first = claim(block) * n_chunk
+        finish(part)
+        first = claim(part) * n_chunk
 
 
-FUNCTIONS = {
-    "product": product_task,
-    "sampled": sampled_task,
-    "tiles": tiles_task,
-    "gather": gather_task,
-}
+def parts_task(block):
+    """The parts of a block."""
+    at, before = HEADER, 0
+    for _ in range(entry(block, 0)):
+        part = part_at(block, at)
+        awaited = entry(part, AWAITED)
+        if awaited:
+            wait_for(part_at(part, -before), awaited)
+        kind = entry(part, KIND)
+        if kind == TILES:
+            _tiles_part(part)
+        elif kind == GATHER:
+            _gather_part(part)
+        elif kind == PRODUCT:
+            _product_part(part)
+        else:
+            _sampled_part(part)
+        before = entry(part, SIZE)
+        at += before
 
 
 @functools.cache
-def task(name: str, dtype: torch.dtype) -> Task:
-    """The task of that name for one dtype."""
+def task(dtype: torch.dtype) -> Task:
+    """The task for one dtype."""
     signature = types.void(types.CPointer(TAGS[dtype]))
-    return Task(c_function(signature, FUNCTIONS[name]))
+    return Task(c_function(signature, parts_task))

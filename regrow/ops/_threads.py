@@ -21,6 +21,8 @@ from typing import Any, final
 import numpy as np
 import torch
 
+from regrow.ops._parts import Part, block_of
+
 SERIAL_FLOPS = 1_000_000
 """Work below which one thread is faster than waking another."""
 
@@ -76,15 +78,15 @@ def n_parts(n_flops: int) -> int:
     return torch.get_num_threads() if n_flops > SERIAL_FLOPS else 1
 
 
-def run_task(task: Task, numbers: list[int], n: int) -> None:
+def run_task(task: Task, parts: list[Part], n: int) -> None:
     """Call a task on ``n`` threads at once; they share its units of work.
 
     Args:
-        task: Takes the address of its block.
-        numbers: The block; entry 0, the counter of units, is added in front.
+        task: Takes the address of a block.
+        parts: What the block is made of.
         n: Number of threads.
     """
-    block = (ctypes.c_int64 * (len(numbers) + 1))(0, *numbers)
+    block = block_of(parts)
     if n == 1:
         task.call(block)
     elif uses_openmp():

@@ -55,6 +55,29 @@ def test_a_context_chooses_and_a_name_goes_before_it():
     assert chosen() == first
 
 
+def test_a_call_that_was_checked_lets_no_other_kind_pass():
+    layout = CSR.of(Topology(torch.tensor([0, 4, 5]), (2, 3)))
+    values, x, bias = torch.ones(3), torch.ones(4, 3), torch.ones(2)
+    for _ in range(2):
+        assert sparse_linear(values, layout, x, bias=bias).shape == (4, 2)
+        with pytest.raises(TypeError, match="x must have one dtype"):
+            sparse_linear(values, layout, x.double(), bias=bias)
+        with pytest.raises(SparsityError, match="x must have 3 features"):
+            sparse_linear(values, layout, torch.ones(4, 2), bias=bias)
+        with pytest.raises(SparsityError, match="values must have shape"):
+            sparse_linear(torch.ones(2), layout, x, bias=bias)
+        with pytest.raises(SparsityError, match="bias must have shape"):
+            sparse_linear(values, layout, x, bias=torch.ones(3))
+        with pytest.raises(ValueError, match="backend"):
+            sparse_linear(values, layout, x, bias=bias, backend="nimba")
+        with pytest.raises((TypeError, ValueError), match="backend"):
+            sparse_linear(values, layout, x, bias=bias, backend=["numba"])
+        assert sparse_linear(values.double(), layout, x.double()).dtype == torch.float64
+    for n in range(200):
+        assert sparse_linear(values, layout, torch.ones(n, 3)).shape == (n, 2)
+    assert len(layout.checked) <= 64
+
+
 def test_the_backward_pass_runs_where_the_forward_pass_ran(monkeypatch):
     calls = []
     for name in ("sampled_product", "transposed_product"):

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from regrow.ops import (
     CSR,
+    _numba,
     available_backends,
     product,
     sampled_at,
@@ -146,6 +147,31 @@ def test_wide_inputs_are_done_in_blocks_of_columns():
     for dtype in (torch.float32, torch.float64):
         for name in available_backends("cpu", dtype):
             check(layout_of(9, 5003, 0.9), (130,), name, dtype)
+
+
+@pytest.mark.skipif(bool(_numba.missing()), reason=_numba.missing() or "numba is here")
+@pytest.mark.parametrize("batch", [5, 16, 129])
+def test_inputs_too_many_for_the_caches_are_fetched_ahead(batch):
+    sparse = pytest.importorskip("scipy.sparse")
+    shape = n_out, n_in = 70_001, 80_001
+    places = torch.randint(n_out * n_in, (120_000,), generator=torch.Generator().manual_seed(3))
+    places = places.unique()
+    row_ptr = torch.searchsorted(places, n_in * torch.arange(n_out + 1))
+    layout = CSR(row_ptr, (places % n_in).int(), shape)
+    values = random(layout.nnz, dtype=torch.float32, seed=0).requires_grad_()
+    csr = (one.numpy() for one in (values.detach().double(), layout.columns, layout.row_ptr))
+    w = sparse.csr_matrix(tuple(csr), shape=shape)
+    x = random(batch, n_in, dtype=torch.float32, seed=1).requires_grad_()
+    dy = random(batch, n_out, dtype=torch.float32, seed=2)
+    y = sparse_linear(values, layout, x, backend="numba")
+    y.backward(dy)
+    exact = torch.from_numpy(w @ x.detach().double().numpy().T).t()
+    torch.testing.assert_close(y.detach().double(), exact, rtol=1e-5, atol=1e-5)
+    exact = torch.from_numpy(w.T @ dy.double().numpy().T).t()
+    torch.testing.assert_close(x.grad.double(), exact, rtol=1e-5, atol=1e-5)
+    rows, columns = layout.rows, layout.columns.long()
+    exact = (dy.double()[:, rows] * x.detach().double()[:, columns]).sum(0)
+    torch.testing.assert_close(values.grad.double(), exact, rtol=1e-5, atol=1e-4)
 
 
 @pytest.mark.parametrize(("name", "dtype"), RUNS)

@@ -45,7 +45,7 @@ def same(some, others):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-@pytest.mark.parametrize("batch", [130, 256, 512])
+@pytest.mark.parametrize("batch", [128, 130, 256, 512])
 def test_the_number_of_threads_changes_no_bit(torch_threads, monkeypatch, batch, dtype):
     one_by_one = step(*case(batch, dtype=dtype))
     counts = []
