@@ -6,21 +6,16 @@ from torch import Tensor, nn
 
 from regrow._checks import check_count
 from regrow.allocation import RULES
-from regrow.cli._options import comma_list, one_line_errors
-from regrow.cli._plan import _find_model
+from regrow.cli import _options as options
+from regrow.cli._errors import one_line_errors
+from regrow.cli._models import find_model
 from regrow.training import BenchReport
 from regrow.training import bench as bench_of
 
 
 @click.command(short_help="Measure a model's layers dense, masked and truly sparse.")
 @click.argument("model", metavar="MODEL")
-@click.option(
-    "--input-shape",
-    callback=comma_list(int),
-    metavar="C,H,W",
-    help="Shape of one input, without the batch.  [default: 3,224,224 for torchvision's "
-    "models, 3,32,32 for small-image forms]",
-)
+@options.input_shape("--input-shape", purpose="without the batch")
 @click.option(
     "--batch-size",
     type=click.IntRange(1),
@@ -28,23 +23,11 @@ from regrow.training import bench as bench_of
     show_default=True,
     help="Inputs of a batch: that of the training.",
 )
-@click.option(
-    "--sparsity",
-    type=float,
-    default=0.9,
-    show_default=True,
-    help="Share of zeros in [0, 1) over all weights that would be sparse.",
-)
-@click.option(
-    "--allocation",
-    type=click.Choice(tuple(RULES)),
-    default="erdos_renyi_kernel",
-    show_default=True,
-    help="How much of the sparsity each layer gets.",
-)
+@options.sparsity("would be sparse")
+@options.allocation
 @click.option(
     "--backends",
-    callback=comma_list(str),
+    callback=options.comma_list(str),
     metavar="NAME,...",
     help="Of numba, torch and reference.  [default: numba and torch, where they can run]",
 )
@@ -61,12 +44,7 @@ from regrow.training import bench as bench_of
     metavar="N",
     help="Threads of torch.  [default: as torch chooses]",
 )
-@click.option(
-    "--classes",
-    type=click.IntRange(2),
-    metavar="N",
-    help="Number of classes.  [default: 1000 for torchvision's models, otherwise 10]",
-)
+@options.classes
 @one_line_errors
 def bench(
     model: str,
@@ -85,7 +63,7 @@ def bench(
     resnet50, or package.module:function, which is given the number of classes. Each layer runs
     dense, masked and truly sparse on what one batch of random inputs gives it.
     """
-    module, usual_shape = _find_model(model, classes)
+    module, usual_shape = find_model(model, classes)
     shape = input_shape or usual_shape
     if shape is None:
         raise ValueError(f"give --input-shape for {model!r}: one input's, such as 3,32,32")

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import click
 
-from regrow.cli._options import one_line_errors
+from regrow.cli import _options as options
+from regrow.cli._errors import one_line_errors
 from regrow.robustness import corruption_sheet
 
 
@@ -22,12 +23,7 @@ from regrow.robustness import corruption_sheet
     show_default=True,
     help="Severity of the corruptions.",
 )
-@click.option(
-    "--frost",
-    metavar="DIR",
-    help="Folder of the photographs of ice frost1.png ... "
-    "frost5.jpg; without it frost is left out.",
-)
+@options.frost("frost")
 @click.option(
     "--seed",
     type=click.IntRange(0),

@@ -1,40 +1,14 @@
-"""What commands share: lists on the command line, and errors in one line."""
+"""Options that several commands have, and lists on the command line."""
 
-import functools
 from collections.abc import Callable
-from typing import Any, ParamSpec, TypeVar
+from typing import Any
 
 import click
 
-from regrow.errors import BackendUnavailableError
+from regrow.allocation import RULES
 
-P = ParamSpec("P")
-R = TypeVar("R")
-
-
-class InputError(click.ClickException):
-    """An error of the user's input: one line and exit status 2."""
-
-    exit_code = 2
-
-
-def one_line_errors(command: Callable[P, R]) -> Callable[P, R]:
-    """Show errors that the library explains as one line, without a traceback.
-
-    Args:
-        command: What to run.
-    """
-
-    @functools.wraps(command)
-    def run(*args: P.args, **kwargs: P.kwargs) -> R:
-        try:
-            return command(*args, **kwargs)
-        except (ValueError, TypeError, OSError, BackendUnavailableError) as error:
-            raise InputError(" ".join(str(error).split())) from error
-        except FloatingPointError as error:
-            raise click.ClickException(str(error)) from error
-
-    return run
+Command = Callable[..., Any]
+Option = Callable[[Command], Command]
 
 
 def comma_list(kind: type) -> Callable[[click.Context, click.Parameter, str | None], Any]:
@@ -56,3 +30,68 @@ def comma_list(kind: type) -> Callable[[click.Context, click.Parameter, str | No
         return values
 
     return split
+
+
+allocation = click.option(
+    "--allocation",
+    type=click.Choice(tuple(RULES)),
+    default="erdos_renyi_kernel",
+    show_default=True,
+    help="How much of the sparsity each layer gets.",
+)
+"""``--allocation``: the name of a rule."""
+
+classes = click.option(
+    "--classes",
+    type=click.IntRange(2),
+    metavar="N",
+    help="Number of classes.  [default: 1000 for torchvision's models, otherwise 10]",
+)
+"""``--classes``: what ``find_model`` takes."""
+
+
+def sparsity(weights: str) -> Option:
+    """``--sparsity`` of a whole model.
+
+    Args:
+        weights: Which weights count, the end of the help.
+    """
+    return click.option(
+        "--sparsity",
+        type=float,
+        default=0.9,
+        show_default=True,
+        help=f"Share of zeros in [0, 1) over all weights that {weights}.",
+    )
+
+
+def input_shape(flag: str, *, purpose: str, otherwise: str | None = None) -> Option:
+    """The shape of one input, by default that which ``find_model`` knows of.
+
+    Args:
+        flag: Such as ``"--input-shape"``.
+        purpose: What the help says of it.
+        otherwise: The default of other models; None: there is none, and the help is silent.
+    """
+    last = "" if otherwise is None else f", otherwise {otherwise}"
+    return click.option(
+        flag,
+        callback=comma_list(int),
+        metavar="C,H,W",
+        help=f"Shape of one input, {purpose}.  [default: 3,224,224 for torchvision's models, "
+        f"3,32,32 for small-image forms{last}]",
+    )
+
+
+def frost(left_out: str) -> Option:
+    """``--frost``: the folder of its photographs.
+
+    Args:
+        left_out: What is left out without them.
+    """
+    return click.option(
+        "--frost",
+        metavar="DIR",
+        help="Folder of the photographs of ice frost1.png ... frost5.jpg; without it "
+        f"{left_out} is left out.",
+    )

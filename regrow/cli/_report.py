@@ -2,7 +2,7 @@
 
 import click
 
-from regrow.cli._options import one_line_errors
+from regrow.cli._errors import one_line_errors
 from regrow.robustness import write_report
 
 

@@ -4,12 +4,13 @@ from typing import Any
 
 import click
 
-from regrow.cli._options import comma_list, one_line_errors
+from regrow.cli import _options as options
+from regrow.cli._errors import one_line_errors
 from regrow.data import NAMES as DATA
 from regrow.data import load
 from regrow.models import NAMES as MODELS
 from regrow.robustness import compare, terminal_text
-from regrow.study import ALLOCATIONS, METHODS, WEIGHT_STEPS, TerminalProgress
+from regrow.study import METHODS, WEIGHT_STEPS, TerminalProgress
 
 _DATA_OPTIONS = ("data_dir", "download", "train_samples", "test_samples")
 
@@ -54,7 +55,7 @@ _DATA_OPTIONS = ("data_dir", "download", "train_samples", "test_samples")
     "--methods",
     default="dense,dense-equal-parameters,static,set,rigl",
     show_default=True,
-    callback=comma_list(str),
+    callback=options.comma_list(str),
     metavar="A,B",
     help=f"Arms, of: {', '.join(METHODS)}.",
 )
@@ -62,7 +63,7 @@ _DATA_OPTIONS = ("data_dir", "download", "train_samples", "test_samples")
     "--sparsity",
     default="0.5",
     show_default=True,
-    callback=comma_list(float),
+    callback=options.comma_list(float),
     metavar="S,T",
     help="Target sparsities in [0, 1).",
 )
@@ -116,18 +117,12 @@ _DATA_OPTIONS = ("data_dir", "download", "train_samples", "test_samples")
     help="In a step that rewires, move the weights before, after, or "
     "not at all (skip: fewer weight steps than the other arms).",
 )
-@click.option(
-    "--allocation",
-    type=click.Choice(ALLOCATIONS),
-    default="erdos_renyi_kernel",
-    show_default=True,
-    help="How much of the sparsity each layer gets.",
-)
+@options.allocation
 @click.option(
     "--severities",
     default="1,3,5",
     show_default=True,
-    callback=comma_list(int),
+    callback=options.comma_list(int),
     metavar="A,B",
     help="Severities of the corruptions, of 1 to 5.",
 )
@@ -135,16 +130,11 @@ _DATA_OPTIONS = ("data_dir", "download", "train_samples", "test_samples")
     "--corruptions",
     default="all",
     show_default=True,
-    callback=comma_list(str),
+    callback=options.comma_list(str),
     metavar="A,B",
     help="all, common (the 15 of the benchmark), or names.",
 )
-@click.option(
-    "--frost",
-    metavar="DIR",
-    help="Folder of the photographs of ice frost1.png ... "
-    "frost5.jpg; without it the corruption frost is left out.",
-)
+@options.frost("the corruption frost")
 @click.option(
     "--corrupted",
     metavar="DIR",
@@ -164,7 +154,7 @@ _DATA_OPTIONS = ("data_dir", "download", "train_samples", "test_samples")
     "--resume", is_flag=True, help="Go on with what is in --out, which must have the same settings."
 )
 @one_line_errors
-def robustness(**options: Any) -> None:  # noqa: ANN401  # click passes options by name
+def robustness(**given: Any) -> None:  # noqa: ANN401  # click passes options by name
     """Does dynamic sparse training beat dense training on corrupted images?
 
     Trains every arm with every seed, corrupts the test images in up to 19 ways, and compares the
@@ -178,18 +168,18 @@ def robustness(**options: Any) -> None:  # noqa: ANN401  # click passes options 
     Writes results.csv, runs.csv, curves.csv, config.json, log.txt, checkpoints and report.html
     below --out. A study that was stopped goes on with the same command and --resume.
     """
-    data = load(options.pop("data"), **{name: options.pop(name) for name in _DATA_OPTIONS})
-    corruptions = options.pop("corruptions")
+    data = load(given.pop("data"), **{name: given.pop(name) for name in _DATA_OPTIONS})
+    corruptions = given.pop("corruptions")
     if corruptions in (("all",), ("common",)):
         (corruptions,) = corruptions
-    out = options["out"]
+    out = given["out"]
     try:
         study = compare(
-            options.pop("model"),
+            given.pop("model"),
             data,
             corruptions=corruptions,
             progress=TerminalProgress(),
-            **options,
+            **given,
         )
     except KeyboardInterrupt:
         click.echo(f"\nStopped. The same command with --resume goes on with {out}.", err=True)

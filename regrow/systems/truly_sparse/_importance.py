@@ -133,6 +133,19 @@ def importance_pruning(
     return {name: delta.dropped.numel() for name, delta in deltas.items()}
 
 
+def prune_if_due(
+    pruning: ImportancePruning | None,
+    updater: TopologyUpdater,
+    layers: Sequence[str],
+    *,
+    epoch: int,
+) -> int:
+    """Prune between ``epoch`` and the next one, where that is due; the connections dropped."""
+    if pruning is None or not pruning.is_due(epoch):
+        return 0
+    return sum(importance_pruning(updater, layers, percentile=pruning.percentile).values())
+
+
 def _decide(weight: nn.Parameter, topology: Topology, percentile: float) -> TopologyDelta:
     importance = neuron_importance(weight, topology)
     if topology.unit_size != 1:

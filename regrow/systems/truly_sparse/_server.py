@@ -12,7 +12,7 @@ from regrow import Topology
 from regrow.nn import SparseModule
 from regrow.ops import CSR, carry_values
 from regrow.systems.truly_sparse._average import average_layers
-from regrow.systems.truly_sparse._importance import importance_pruning
+from regrow.systems.truly_sparse._importance import prune_if_due
 from regrow.systems.truly_sparse._mailbox import adopt, sparse_layers
 from regrow.systems.truly_sparse._model import hidden_weights
 from regrow.systems.truly_sparse._pool import WorkerPool
@@ -100,12 +100,11 @@ class Server:
 
     def before_update(self) -> None:
         """Prune neurons where an epoch has ended and the recipe says so."""
-        importance = self.recipe.importance
         epoch, within = divmod(self.updates, self.interval)
-        if importance is None or within or not importance.is_due(epoch):
-            return
-        dropped = importance_pruning(self.updater, self._hidden, percentile=importance.percentile)
-        self._n_pruned = sum(dropped.values())
+        if within == 0:
+            self._n_pruned = prune_if_due(
+                self.recipe.importance, self.updater, self._hidden, epoch=epoch
+            )
 
     def update(self, grads: Sequence[Tensor], loss: float) -> None:
         """One step by these gradients; rewires where an epoch has ended before it."""

@@ -16,7 +16,7 @@ from regrow._checks import check_count
 from regrow.errors import SparsityError
 from regrow.nn import SparseModule
 from regrow.systems.truly_sparse._activation import SeededDropout
-from regrow.systems.truly_sparse._importance import importance_pruning
+from regrow.systems.truly_sparse._importance import prune_if_due
 from regrow.systems.truly_sparse._model import hidden_weights
 from regrow.systems.truly_sparse._recipe import (
     EpochRecord,
@@ -142,11 +142,10 @@ class SetTrainer:
         if self._attached is None:
             self._attach(-(-len(samples) // self.recipe.batch_size))
         epoch = self.epochs + 1
-        n_pruned = self._prune(epoch - 1)
-        restart_dropout(self.model, self.seed, epoch)
-        self.model.train()
+        n_pruned = prune_if_due(self.recipe.importance, self.updater, self._hidden, epoch=epoch - 1)
+        order = begin_epoch(self.model, samples, seed=self.seed, epoch=epoch)
         total = 0.0
-        for indices in batches(order_of(samples, self.seed, epoch), self.recipe.batch_size):
+        for indices in batches(order, self.recipe.batch_size):
             x, y = samples.batch(indices)
             self.optimizer.zero_grad()
             loss = self.loss(self.model(x), y)
@@ -210,24 +209,19 @@ class SetTrainer:
         self._interval = interval
         self._attached = attach_set(self.model, self.recipe, interval=interval, seed=self.seed)
 
-    def _prune(self, epoch: int) -> int:
-        importance = self.recipe.importance
-        if importance is None or not importance.is_due(epoch):
-            return 0
-        dropped = importance_pruning(self.updater, self._hidden, percentile=importance.percentile)
-        return sum(dropped.values())
-
 
 def order_of(samples: Samples, seed: int, epoch: int) -> Tensor:
     """The order of the samples in one epoch (N,) int64."""
     return torch.randperm(len(samples), generator=derived_generator(seed, "order", epoch))
 
 
-def restart_dropout(model: nn.Module, seed: int, epoch: int) -> None:
-    """Let draws of dropout depend on seed and epoch alone, not on what came before."""
+def begin_epoch(model: nn.Module, samples: Samples, *, seed: int, epoch: int) -> Tensor:
+    """Training mode, with draws of dropout that depend on seed and epoch alone; ``order_of``."""
     modules = [module for module in model.modules() if isinstance(module, SeededDropout)]
     for i, module in enumerate(modules):
         module.restart(seed, epoch, i)
+    model.train()
+    return order_of(samples, seed, epoch)
 
 
 def check_finite(loss: float, epoch: int) -> None:

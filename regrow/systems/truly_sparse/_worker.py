@@ -19,7 +19,7 @@ from regrow.systems.truly_sparse._mailbox import (
 )
 from regrow.systems.truly_sparse._recipe import EpochRecord, Loss, Recipe
 from regrow.systems.truly_sparse._samples import Samples
-from regrow.systems.truly_sparse._trainer import SetTrainer, order_of, restart_dropout
+from regrow.systems.truly_sparse._trainer import SetTrainer, begin_epoch
 from regrow.topology import derived_generator
 
 
@@ -130,11 +130,10 @@ class Worker:
 
     def _gradient(self, order: GradientOrder) -> float:
         job, model = self._job, self._model
-        seed = _seed(job, "gradients")
         if order.epoch != self._epoch:
-            self._epoch, self._order = order.epoch, order_of(job.samples, seed, order.epoch)
-            restart_dropout(model, seed, order.epoch)
-            model.train()
+            seed = _seed(job, "gradients")
+            self._order = begin_epoch(model, job.samples, seed=seed, epoch=order.epoch)
+            self._epoch = order.epoch
         first = order.index * job.recipe.batch_size
         x, y = job.samples.batch(self._order[first : first + job.recipe.batch_size])
         model.zero_grad()

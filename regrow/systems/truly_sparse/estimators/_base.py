@@ -18,6 +18,7 @@ from regrow.systems.truly_sparse._recipe import Loss, Recipe
 from regrow.systems.truly_sparse._samples import Inputs, Samples, predict
 from regrow.systems.truly_sparse._trainer import SetTrainer
 from regrow.systems.truly_sparse.estimators._patience import Patience
+from regrow.systems.truly_sparse.estimators._weights import beside, without_zeros
 
 BaseEstimator: Any = require("sklearn.base", extra="sklearn").BaseEstimator
 validation = require("sklearn.utils.validation", extra="sklearn")
@@ -79,23 +80,31 @@ class SparseMLP(BaseEstimator):  # type: ignore[misc]
 
     # -- training ----------------------------------------------------------------------------
 
-    def _fit(self, x: Any, targets: NDArray[Any], n_outputs: int, *, stratify: Any) -> None:  # noqa: ANN401
+    def _fit(
+        self,
+        x: Any,  # noqa: ANN401
+        targets: NDArray[Any],
+        weights: NDArray[np.float64],
+        *,
+        n_outputs: int,
+    ) -> None:
         """``max_iter`` epochs, or fewer where nothing improves any more."""
         patience = Patience(n_epochs=self.n_iter_no_change, tol=self.tol)
-        random = utils.check_random_state(self.random_state)
         if not (self.warm_start and hasattr(self, "model_")):
-            self._build(x, n_outputs, seed=int(random.randint(2**31 - 1)))
+            self._build(x, n_outputs)
+        x, targets, weights = without_zeros(x, targets, weights)
         held_out = None
         if self.early_stopping:
-            x, held_x, targets, held_y = selection.train_test_split(
+            x, held_x, targets, held_y, weights, held_weights = selection.train_test_split(
                 x,
                 targets,
+                weights,
                 test_size=self.validation_fraction,
-                stratify=stratify,
+                stratify=targets if self._has_codes else None,
                 random_state=self._seed,
             )
             held_out = Samples(self._inputs(held_x), self._targets(held_y))
-        samples = Samples(self._inputs(x), self._targets(targets))
+        samples = Samples(self._inputs(x), self._targets(beside(targets, weights)))
         trainer = self._trainer()
         best = None
         for _ in range(self._epochs()):
@@ -103,7 +112,7 @@ class SparseMLP(BaseEstimator):  # type: ignore[misc]
             if held_out is None:
                 patience.see(-self.loss_curve_[-1])
             else:
-                score = self._validation_score(held_out)
+                score = self._validation_score(held_out, held_weights)
                 self.validation_scores_.append(score)
                 if patience.see(score):
                     best = copy.deepcopy(trainer.state_dict())
@@ -114,13 +123,20 @@ class SparseMLP(BaseEstimator):  # type: ignore[misc]
             self.best_validation_score_ = max(self.validation_scores_)
         self.nnz_ = trainer.nnz
 
-    def _partial_fit(self, x: Any, targets: NDArray[Any], n_outputs: int) -> None:  # noqa: ANN401
+    def _partial_fit(
+        self,
+        x: Any,  # noqa: ANN401
+        targets: NDArray[Any],
+        weights: NDArray[np.float64],
+        *,
+        n_outputs: int,
+    ) -> None:
         """One pass over these samples."""
         if not hasattr(self, "model_"):
-            seed = utils.check_random_state(self.random_state).randint(2**31 - 1)
-            self._build(x, n_outputs, seed=int(seed))
+            self._build(x, n_outputs)
+        x, targets, weights = without_zeros(x, targets, weights)
         trainer = self._trainer(streaming=True)
-        self._epoch(trainer, Samples(self._inputs(x), self._targets(targets)))
+        self._epoch(trainer, Samples(self._inputs(x), self._targets(beside(targets, weights))))
         self.nnz_ = trainer.nnz
 
     def _epoch(self, trainer: SetTrainer, samples: Samples) -> None:
@@ -130,7 +146,8 @@ class SparseMLP(BaseEstimator):  # type: ignore[misc]
         self.best_loss_ = min(self.loss_curve_)
         self.n_iter_ += 1
 
-    def _build(self, x: Any, n_outputs: int, *, seed: int) -> None:  # noqa: ANN401
+    def _build(self, x: Any, n_outputs: int) -> None:  # noqa: ANN401
+        seed = int(utils.check_random_state(self.random_state).randint(2**31 - 1))
         sizes = _sizes(self.hidden_layer_sizes)
         self._seed = seed
         self._architecture: dict[str, Any] = {
@@ -189,7 +206,7 @@ class SparseMLP(BaseEstimator):  # type: ignore[misc]
             raise ValueError(f"max_iter must be an integer of at least 1, got {self.max_iter!r}")
         return int(self.max_iter)
 
-    def _validation_score(self, held_out: Samples) -> float:
+    def _validation_score(self, held_out: Samples, weights: NDArray[np.float64]) -> float:
         raise NotImplementedError
 
     # -- use ---------------------------------------------------------------------------------
@@ -207,8 +224,12 @@ class SparseMLP(BaseEstimator):  # type: ignore[misc]
         return inputs
 
     def _targets(self, targets: NDArray[Any]) -> Tensor:
-        is_code = hasattr(self, "classes_")
-        return _tensor(targets if is_code else targets.astype(self._dtype, copy=False))
+        return _tensor(targets if self._has_codes else targets.astype(self._dtype, copy=False))
+
+    @property
+    def _has_codes(self) -> bool:
+        """Whether targets are codes of classes."""
+        return hasattr(self, "classes_")
 
     @property
     def _dtype(self) -> type:

@@ -6,11 +6,11 @@ from typing import Any, final
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from torch.nn import functional as F
 
 from regrow._optional import require
 from regrow.systems.truly_sparse._samples import Samples, predict
 from regrow.systems.truly_sparse.estimators._base import FLOATS, SparseMLP
+from regrow.systems.truly_sparse.estimators._weights import check_weights, cross_entropy
 
 ClassifierMixin: Any = require("sklearn.base", extra="sklearn").ClassifierMixin
 validation = require("sklearn.utils.validation", extra="sklearn")
@@ -63,14 +63,24 @@ class SparseMLPClassifier(ClassifierMixin, SparseMLP):  # type: ignore[misc]
     Source: Curci, Mocanu & Pechenizkiy 2021, "Truly sparse neural networks at scale".
     """
 
-    _loss = staticmethod(F.cross_entropy)
+    _loss = staticmethod(cross_entropy)
 
-    def fit(self, X: ArrayLike, y: ArrayLike) -> SparseMLPClassifier:  # noqa: N803 - scikit-learn's
+    def fit(
+        self,
+        X: ArrayLike,  # noqa: N803 - scikit-learn's
+        y: ArrayLike,
+        sample_weight: ArrayLike | None = None,
+    ) -> SparseMLPClassifier:
         """Train.
 
         Args:
             X: (N, n_features), dense or ``scipy.sparse``.
             y: (N,) labels.
+            sample_weight: (N,) weights of the samples in the loss, 0 or more; None: all the same.
+                Scaled to a mean of 1, so that only ratios count: equal weights are as none, and
+                the expected gradient of a step is as if a sample of weight k were there k times.
+                Those of weight 0 are left out, though their labels are classes. Validation scores
+                are weighted, too.
 
         Returns:
             The estimator itself.
@@ -81,10 +91,10 @@ class SparseMLPClassifier(ClassifierMixin, SparseMLP):  # type: ignore[misc]
         """
         restart = not (self.warm_start and hasattr(self, "model_"))
         x, labels = self._checked(X, y, reset=restart)
+        weights = check_weights(sample_weight, x)
         if restart:
             self.classes_ = np.unique(labels)
-        codes = self._codes(labels)
-        self._fit(x, codes, len(self.classes_), stratify=codes)
+        self._fit(x, self._codes(labels), weights, n_outputs=len(self.classes_))
         return self
 
     def partial_fit(
@@ -92,6 +102,7 @@ class SparseMLPClassifier(ClassifierMixin, SparseMLP):  # type: ignore[misc]
         X: ArrayLike,  # noqa: N803
         y: ArrayLike,
         classes: ArrayLike | None = None,
+        sample_weight: ArrayLike | None = None,
     ) -> SparseMLPClassifier:
         """Train for one pass over some samples.
 
@@ -99,6 +110,8 @@ class SparseMLPClassifier(ClassifierMixin, SparseMLP):  # type: ignore[misc]
             X: (N, n_features), dense or ``scipy.sparse``.
             y: (N,) labels.
             classes: All labels that will ever come; needed by the first call.
+            sample_weight: (N,) weights as in ``fit``; their mean is 1 over the samples of this
+                call.
 
         Returns:
             The estimator itself.
@@ -113,8 +126,9 @@ class SparseMLPClassifier(ClassifierMixin, SparseMLP):  # type: ignore[misc]
         if not first and not np.array_equal(known, self.classes_):
             raise ValueError(f"classes must stay {self.classes_}, got {known}")
         x, labels = self._checked(X, y, reset=first)
+        weights = check_weights(sample_weight, x)
         self.classes_ = known
-        self._partial_fit(x, self._codes(labels), len(known))
+        self._partial_fit(x, self._codes(labels), weights, n_outputs=len(known))
         return self
 
     def predict_proba(self, X: ArrayLike) -> NDArray[Any]:  # noqa: N803
@@ -166,6 +180,6 @@ class SparseMLPClassifier(ClassifierMixin, SparseMLP):  # type: ignore[misc]
             )
         return np.searchsorted(self.classes_, labels).astype(np.int64)
 
-    def _validation_score(self, held_out: Samples) -> float:
+    def _validation_score(self, held_out: Samples, weights: NDArray[np.float64]) -> float:
         found = predict(self.model_, held_out.x).argmax(1)
-        return float((found == held_out.y).double().mean())
+        return float(np.average((found == held_out.y).numpy(), weights=weights))

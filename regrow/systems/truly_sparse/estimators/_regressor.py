@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any, final
 
+import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from torch.nn import functional as F
 
 from regrow._optional import require
 from regrow.systems.truly_sparse._samples import Samples, predict
 from regrow.systems.truly_sparse.estimators._base import FLOATS, SparseMLP
+from regrow.systems.truly_sparse.estimators._weights import check_weights, mean_squared_error
 
 RegressorMixin: Any = require("sklearn.base", extra="sklearn").RegressorMixin
 metrics = require("sklearn.metrics", extra="sklearn")
@@ -50,14 +51,23 @@ class SparseMLPRegressor(RegressorMixin, SparseMLP):  # type: ignore[misc]
     Source: Curci, Mocanu & Pechenizkiy 2021, "Truly sparse neural networks at scale".
     """
 
-    _loss = staticmethod(F.mse_loss)
+    _loss = staticmethod(mean_squared_error)
 
-    def fit(self, X: ArrayLike, y: ArrayLike) -> SparseMLPRegressor:  # noqa: N803 - scikit-learn's
+    def fit(
+        self,
+        X: ArrayLike,  # noqa: N803 - scikit-learn's
+        y: ArrayLike,
+        sample_weight: ArrayLike | None = None,
+    ) -> SparseMLPRegressor:
         """Train.
 
         Args:
             X: (N, n_features), dense or ``scipy.sparse``.
             y: (N,) or (N, n_outputs) targets.
+            sample_weight: (N,) weights of the samples in the loss, 0 or more; None: all the same.
+                Scaled to a mean of 1, so that only ratios count: equal weights are as none, and
+                the expected gradient of a step is as if a sample of weight k were there k times.
+                Those of weight 0 are left out. Validation scores are weighted, too.
 
         Returns:
             The estimator itself.
@@ -68,15 +78,23 @@ class SparseMLPRegressor(RegressorMixin, SparseMLP):  # type: ignore[misc]
         """
         restart = not (self.warm_start and hasattr(self, "model_"))
         x, targets = self._checked(X, y, reset=restart)
-        self._fit(x, targets, targets.shape[1], stratify=None)
+        weights = check_weights(sample_weight, x)
+        self._fit(x, targets, weights, n_outputs=targets.shape[1])
         return self
 
-    def partial_fit(self, X: ArrayLike, y: ArrayLike) -> SparseMLPRegressor:  # noqa: N803
+    def partial_fit(
+        self,
+        X: ArrayLike,  # noqa: N803
+        y: ArrayLike,
+        sample_weight: ArrayLike | None = None,
+    ) -> SparseMLPRegressor:
         """Train for one pass over some samples.
 
         Args:
             X: (N, n_features), dense or ``scipy.sparse``.
             y: (N,) or (N, n_outputs) targets.
+            sample_weight: (N,) weights as in ``fit``; their mean is 1 over the samples of this
+                call.
 
         Returns:
             The estimator itself.
@@ -85,7 +103,8 @@ class SparseMLPRegressor(RegressorMixin, SparseMLP):  # type: ignore[misc]
             ValueError: Samples or parameters are not valid.
         """
         x, targets = self._checked(X, y, reset=not hasattr(self, "model_"))
-        self._partial_fit(x, targets, targets.shape[1])
+        weights = check_weights(sample_weight, x)
+        self._partial_fit(x, targets, weights, n_outputs=targets.shape[1])
         return self
 
     def predict(self, X: ArrayLike) -> NDArray[Any]:  # noqa: N803
@@ -120,9 +139,9 @@ class SparseMLPRegressor(RegressorMixin, SparseMLP):  # type: ignore[misc]
             )
         return samples, targets
 
-    def _validation_score(self, held_out: Samples) -> float:
+    def _validation_score(self, held_out: Samples, weights: NDArray[np.float64]) -> float:
         found = predict(self.model_, held_out.x).numpy()
-        return float(metrics.r2_score(held_out.y.numpy(), found))
+        return float(metrics.r2_score(held_out.y.numpy(), found, sample_weight=weights))
 
     def __sklearn_tags__(self) -> Any:  # noqa: ANN401
         tags = super().__sklearn_tags__()
