@@ -7,7 +7,7 @@ from typing import final
 import torch
 from torch import Tensor
 
-from regrow.topology._select import select_top
+from regrow.topology._select import select_top, without_nan
 
 
 @final
@@ -24,9 +24,11 @@ class Best:
 
     def __init__(self, k: int | Tensor, *, device: torch.device | str = "cpu") -> None:
         self._k = k
-        self._units = torch.empty(0, dtype=torch.int64, device=device)
-        self._scores: Tensor | None = None
-        self._groups: Tensor | None = None
+        self._device = device
+        self._units: list[Tensor] = []
+        self._scores: list[Tensor] = []
+        self._groups: list[Tensor] = []
+        self._bound: Tensor | None = None
 
     def offer(self, units: Tensor, scores: Tensor, groups: Tensor | None) -> None:
         """Consider a block.
@@ -36,17 +38,43 @@ class Best:
             scores: (n,).
             groups: (n,) int64; None where ``k`` is one number.
         """
-        if self._scores is not None:
-            units = torch.cat((self._units, units))
-            scores = torch.cat((self._scores, scores))
-            groups = None if self._groups is None else torch.cat((self._groups, groups))  # type: ignore[arg-type]
+        better = self.may_enter(scores)
+        if better is not None:
+            units, scores = units[better], scores[better]
+        self.add(units, scores, groups)
+
+    def add(self, units: Tensor, scores: Tensor, groups: Tensor | None) -> None:
+        """The same of units that ``may_enter`` was asked about."""
+        if units.numel() or not self._units:
+            self._units.append(units)
+            self._scores.append(scores)
         if isinstance(self._k, Tensor):
-            there = torch.bincount(groups, minlength=self._k.numel())  # type: ignore[arg-type]
-            kept = select_top(scores, groups, torch.minimum(self._k, there))
-            self._groups = groups[kept]  # type: ignore[index]
-        else:
-            kept = select_top(scores, None, min(self._k, scores.numel()))
-        self._units, self._scores = units[kept], scores[kept]
+            self._groups.append(groups)  # type: ignore[arg-type]
+            self._cut_groups(self._k)
+        elif sum(map(len, self._units)) > self._k + self._k // 4:
+            # (Not after each block: it costs as much as ``k`` is large.)
+            self._cut(self._k)
+
+    def may_enter(self, scores: Tensor) -> Tensor | None:
+        """Which scores (n,) of a further block can be among the best; None: all of them."""
+        # Of equal scores those of earlier blocks stay; NaN never enters.
+        return None if self._bound is None else scores > self._bound
+
+    def _cut(self, k: int) -> None:
+        """Leave only the best of what is kept, and ask for more from now on."""
+        units, scores = _joined(self._units), _joined(self._scores)
+        kept = select_top(scores, None, k)
+        units = units[kept]
+        scores = scores[kept]
+        self._units, self._scores = [units], [scores]
+        self._bound = without_nan(scores).amin() if k else None
+
+    def _cut_groups(self, k: Tensor) -> None:
+        """Leave only the best of each group."""
+        units, scores, groups = map(_joined, (self._units, self._scores, self._groups))
+        there = torch.bincount(groups, minlength=k.numel())
+        kept = select_top(scores, groups, torch.minimum(k, there))
+        self._units, self._scores, self._groups = [units[kept]], [scores[kept]], [groups[kept]]
 
     def units(self) -> Tensor:
         """The best, ascending.
@@ -54,8 +82,16 @@ class Best:
         Raises:
             SparsityError: Fewer were offered than were asked for.
         """
-        if self._scores is None:
-            return self._units
+        if not self._units:
+            return torch.empty(0, dtype=torch.int64, device=self._device)
+        units, scores = torch.cat(self._units), torch.cat(self._scores)
+        groups = torch.cat(self._groups) if self._groups else None
         # Too few in all, or in a group: the selection says which.
-        kept = select_top(self._scores, self._groups, self._k)
-        return self._units[kept]
+        return units[select_top(scores, groups, self._k)]
+
+
+def _joined(parts: list[Tensor]) -> Tensor:
+    """All of them as one, and no longer kept one by one."""
+    joined = torch.cat(parts)
+    parts.clear()
+    return joined

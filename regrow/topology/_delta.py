@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from regrow.errors import SparsityError
 from regrow.topology._arguments import check_units
-from regrow.topology._rows import Rows, elements_in_order, merged, without
+from regrow.topology._rows import Rows, are_among, elements_in_order
 from regrow.topology._topology import Topology
 
 
@@ -50,19 +49,20 @@ def apply(topology: Topology, delta: TopologyDelta) -> Topology:
             count that the structure rules out.
 
     Example:
+        >>> import torch
         >>> before = Topology(torch.tensor([0, 3]), (2, 2))
         >>> apply(before, TopologyDelta(torch.tensor([0]), torch.tensor([1]))).units.tolist()
         [1, 3]
     """
     for argument, units in (("dropped", delta.dropped), ("grown", delta.grown)):
         check_units(units, topology.n_units, argument)
-    dropped, grown = delta.dropped.to(torch.int64), delta.grown.to(torch.int64)
+    dropped, grown = delta.dropped, delta.grown
     there = topology.is_active(dropped)
     if not bool(there.all()):
         raise SparsityError(
             f"cannot drop units that are not active: {dropped[~there][:5].tolist()} ..."
         )
-    stays = topology.is_active(grown) & ~torch.isin(grown, dropped, assume_unique=True)
+    stays = topology.is_active(grown) & ~are_among(dropped, grown)
     if bool(stays.any()):
         raise SparsityError(
             f"cannot grow units that are active and not dropped: {grown[stays][:5].tolist()} ..."
@@ -70,8 +70,8 @@ def apply(topology: Topology, delta: TopologyDelta) -> Topology:
     n_active = topology.n_active - dropped.numel() + grown.numel()
     shape, structure = topology.shape, topology.structure
     if topology.is_compact:
-        positions = without(topology.indices, elements_in_order(structure, shape, dropped))
-        rows = Rows.of(merged(positions, elements_in_order(structure, shape, grown)), shape)
+        gone, more = (elements_in_order(structure, shape, units) for units in (dropped, grown))
+        rows = Rows(*topology.csr).exchanged(gone, more, shape)
         new = Topology._of(shape, structure, rows=rows, n_active=n_active)
     else:
         active = topology.active.clone()

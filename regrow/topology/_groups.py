@@ -14,15 +14,31 @@ AT_ONCE = 2**20
 """Units that are looked at together where looking at all of them would take dense memory."""
 
 
+def unit_bounds(
+    n_units: int, *, at_once: int | None = None, row: int = 1
+) -> Iterator[tuple[int, int]]:
+    """All units from 0 on as ranges [low, high), at most 2**20 at a time.
+
+    Args:
+        n_units: How many there are.
+        at_once: Fewer at a time.
+        row: A multiple of this, where so many fit.
+    """
+    step = AT_ONCE if at_once is None else min(at_once, AT_ONCE)
+    step -= step % row if step > row else 0
+    for low in range(0, n_units, step):
+        yield low, min(low + step, n_units)
+
+
 def unit_ranges(n_units: int, device: torch.device | str = "cpu") -> Iterator[Tensor]:
-    """All units from 0 on, ascending int64, at most 2**20 at a time.
+    """The same as tensors, ascending int64.
 
     Args:
         n_units: How many there are.
         device: Of the tensors.
     """
-    for low in range(0, n_units, AT_ONCE):
-        yield torch.arange(low, min(low + AT_ONCE, n_units), device=device)
+    for low, high in unit_bounds(n_units):
+        yield torch.arange(low, high, device=device)
 
 
 def per_group(structure: Structure, shape: Shape, units: Tensor) -> Tensor:

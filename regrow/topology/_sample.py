@@ -74,16 +74,21 @@ def _by_refusal(
         return drawn.nonzero().squeeze(1)
     found = torch.empty(0, dtype=torch.int64)
     while left := k - found.numel():
-        draws = _draws(n, left, generator, is_free).sort().values
-        new = draws[draws.diff(prepend=draws.new_tensor([-1])) > 0]
-        found = merged(found, new[~are_among(found, new)])
+        draws = _draws(n, left, generator, is_free)
+        first = torch.ones(draws.numel(), dtype=torch.bool)
+        torch.ne(draws[1:], draws[:-1], out=first[1:])
+        draws = draws[first]
+        found = merged(found, draws[~are_among(found, draws)])
     return found
 
 
 def _draws(
     n: int, m: int, generator: torch.Generator, is_free: Callable[[Tensor], Tensor] | None
 ) -> Tensor:
-    """``m`` places, less those that are not free; never more than are still to be found."""
+    """``m`` places in order, less those not free; never more than are still to be found."""
     draws = torch.rand(m, generator=generator, dtype=torch.float64).mul_(n)
     places = draws.to(torch.int64).clamp_(max=n - 1)
+    del draws
+    # Numpy sorts in place. (What is asked about in order is found much faster.)
+    places.numpy().sort()
     return places if is_free is None else places[is_free(places)]

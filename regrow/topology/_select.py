@@ -67,7 +67,7 @@ def select_top_reference(scores: Tensor, groups: Tensor, k: Tensor) -> Tensor:
         SparsityError: A group has fewer than ``k`` scores, or ``k`` is negative.
     """
     sizes = _group_sizes(groups, k)
-    by_score = torch.sort(_without_nan(scores), descending=True, stable=True).indices
+    by_score = torch.sort(without_nan(scores), descending=True, stable=True).indices
     order = by_score[torch.sort(groups[by_score], stable=True).indices]
     starts = torch.cumsum(sizes, 0) - sizes
     sorted_groups = groups[order]
@@ -103,7 +103,7 @@ def _select_of_groups(scores: Tensor, groups: Tensor, k: Tensor) -> Tensor:
     column = torch.arange(n, device=scores.device) - starts[groups]
     # Padding lies behind a group's own scores, and the sort is stable: -inf is no special case.
     table = scores.new_full((k.numel(), width), -torch.inf)
-    table[groups, column] = _without_nan(scores)
+    table[groups, column] = without_nan(scores)
     by_score = torch.sort(table, dim=1, descending=True, stable=True).indices
     enters = torch.arange(width, device=scores.device) < k.unsqueeze(1)
     chosen = (by_score + starts.unsqueeze(1))[enters]
@@ -117,7 +117,8 @@ def _as_count(k: Tensor | int, n: int) -> int:
     return count
 
 
-def _without_nan(scores: Tensor) -> Tensor:
+def without_nan(scores: Tensor) -> Tensor:
+    """Scores with -inf in place of NaN; the same tensor where there is none."""
     # A maximum carries NaN along: one pass, and no second tensor in the common case.
     if scores.dtype.is_floating_point and scores.numel() and bool(scores.amax().isnan()):
         return scores.masked_fill(scores.isnan(), -torch.inf)
@@ -130,7 +131,7 @@ def _select_one_group(scores: Tensor, k: int) -> Tensor:
         return torch.empty(0, dtype=torch.int64, device=scores.device)
     if k == n:
         return torch.arange(n, device=scores.device)
-    scores = _without_nan(scores)
+    scores = without_nan(scores)
     threshold = _kth_highest(scores, k)
     chosen = (scores >= threshold).nonzero().squeeze(1)
     surplus = chosen.numel() - k

@@ -18,7 +18,8 @@ from regrow.topology._arguments import (
     same_flags,
 )
 from regrow.topology._groups import per_group, room_of
-from regrow.topology._rows import Rows, are_among, check_rows, fits_rows
+from regrow.topology._lookup import are_active
+from regrow.topology._rows import Rows, check_rows, fits_rows
 from regrow.topology._structure import Structure, check_counts, unit_size
 from regrow.topology.structures import Unstructured
 from regrow.typing import Shape
@@ -140,7 +141,9 @@ class Topology:
     def _of_rows(cls, rows: Rows, shape: Shape, structure: Structure) -> Topology:
         n_active, left = divmod(rows.columns.numel(), unit_size(structure, shape))
         self = cls._of(shape, structure, rows=rows, n_active=n_active)
-        if left or (self.unit_size > 1 and not self._holds_whole_units()):
+        if self.unit_size > 1 and not left:
+            left = int(self._sorted_units().view(-1, self.unit_size).diff(dim=1).any())
+        if left:
             raise SparsityError(f"the connections cut through units of {structure}")
         self._check()
         return self
@@ -209,9 +212,6 @@ class Topology:
         self._rows = rows
         return self
 
-    def _holds_whole_units(self) -> bool:
-        return not bool(self._sorted_units().view(-1, self.unit_size).diff(dim=1).any())
-
     def _sorted_units(self) -> Tensor:
         """The unit of every connection, sorted (nnz,)."""
         return self.structure.unit_of(self.indices, self.shape).sort().values
@@ -273,7 +273,7 @@ class Topology:
 
     def is_active(self, units: Tensor) -> Tensor:
         """Whether each of the units (n,) int64 is active -> (n,) bool."""
-        return are_among(self.units, units) if self._active is None else self._active[units]
+        return are_active(self, units) if self._active is None else self._active[units]
 
     @property
     def n_units(self) -> int:

@@ -14,7 +14,7 @@ from torch import Tensor
 from regrow._checks import check_choice
 from regrow.allocation import Allocation, allocate_counts
 from regrow.errors import SparsityError
-from regrow.topology import spread_over_groups
+from regrow.topology import spread_over_groups, units_at
 from regrow.typing import LayerView
 
 
@@ -53,6 +53,12 @@ class Standing:
     def units(self) -> Tensor:
         """Its active units (n_active,) int64, ascending."""
         return self.layer.topology.units if self.held_units is None else self.held_units
+
+    def units_where(self, flags: Tensor) -> Tensor:
+        """Those of its active units that are flagged (n_active,) bool, ascending int64."""
+        if self.held_units is not None:
+            return self.held_units[flags]
+        return units_at(self.layer.topology, flags.nonzero().squeeze(1))
 
     @property
     def n_active(self) -> int:

@@ -14,7 +14,14 @@ from torch.optim import Optimizer
 
 from regrow._resize import resize
 from regrow.errors import SparsityError
-from regrow.topology import Topology, TopologyDelta, derived_generator
+from regrow.topology import (
+    Topology,
+    TopologyDelta,
+    are_all,
+    derived_generator,
+    locate,
+    positions_between,
+)
 from regrow.training._optimizer_state import move_state
 from regrow.training._recorded import RecordedGradient
 from regrow.typing import SparseLayer
@@ -103,27 +110,38 @@ class CompactWeight(SparseLayer):
         """Whole layers are never read."""
         return False
 
-    def weight_at(self, flat: Tensor) -> Tensor:
-        """Weights at flat positions (n,) -> (n,); zero where there is no connection."""
+    def weight_at(self, flat: Tensor | slice) -> Tensor:
+        """Weights at flat positions (n,) -> (n,), or of a run of them; zero without connection."""
         return self._at(self.parameter.detach(), flat)
 
-    def _at(self, values: Tensor, flat: Tensor) -> Tensor:
-        indices = self.topology.indices
-        if flat.numel() == indices.numel() and torch.equal(flat, indices):
+    def _at(self, values: Tensor, flat: Tensor | slice) -> Tensor:
+        topology = self.topology
+        if isinstance(flat, slice):
+            low, high, _ = flat.indices(topology.n_elements)
+            first, positions = positions_between(topology, low, high)
+            found = values.new_zeros(high - low)
+            found[positions.sub_(low)] = values[first : first + positions.numel()]
+            return found
+        if are_all(topology, flat):
             return values
-        if not indices.numel():
+        if not topology.nnz:
             return values.new_zeros(flat.shape)
-        place = torch.searchsorted(indices, flat).clamp_(max=indices.numel() - 1)
-        return torch.where(indices[place] == flat, values[place], 0)
+        places, there = locate(topology, flat)
+        return values[places].masked_fill_(~there, 0)
 
-    def grad_at(self, flat: Tensor) -> Tensor:
-        """Dense gradient at flat positions (n,) -> (n,); zeros where this step gave none.
+    def grad_at(self, flat: Tensor | slice) -> Tensor:
+        """Dense gradient at flat positions (n,) -> (n,), or of a run of them; else zeros.
 
         Raises:
             RuntimeError: Not in a rewiring.
         """
         if self._generator is None:
             raise RuntimeError(f"layer {self.name!r} is not in a rewiring: no gradient is at hand")
+        if isinstance(flat, slice):
+            low, high, _ = flat.indices(self.topology.n_elements)
+            if self._gradient is None:
+                return self.parameter.new_zeros(high - low)
+            return self._gradient.between(low, high)
         if self._gradient is None:
             return self.parameter.new_zeros(flat.shape)
         return self._gradient.at(flat)
@@ -240,8 +258,9 @@ class CompactWeight(SparseLayer):
         for holder in self._holders:
             holder.adopt(new)
         carry = _carrier(old, new)
-        grown = _places(new, delta.grown)
-        again = grown[old.is_active(delta.grown.to(torch.int64)).repeat_interleave(old.unit_size)]
+        elements = _elements(new, delta.grown)
+        grown, _ = locate(new, elements)
+        again = grown[old.is_active(delta.grown).repeat_interleave(old.unit_size)]
 
         def move(tensor: Tensor, fill: float, *, anew: bool = True) -> Tensor:
             carried = carry(tensor, fill)
@@ -253,7 +272,7 @@ class CompactWeight(SparseLayer):
             move_state(optimizer, parameter, move)
         moved = None if grad is None else move(grad, 0.0, anew=False)
         if moved is not None and self._gradient is not None and grown.numel():
-            moved[grown] = self._gradient.at(new.indices[grown])
+            moved[grown] = self._gradient.at(elements)
         values = move(parameter.data, 0.0)
         if values.shape != parameter.shape:
             resize(parameter, values)
@@ -281,11 +300,9 @@ def _carrier(old: Topology, new: Topology) -> Callable[[Tensor, float], Tensor]:
     return lambda values, fill: carry_values(before, values, after, fill=fill)
 
 
-def _places(topology: Topology, units: Tensor) -> Tensor:
-    """Where among its connections the elements of some active units lie (n,) int64."""
-    units = units.to(torch.int64)
-    elements = topology.structure.elements_of(units, topology.shape).reshape(-1)
-    return torch.searchsorted(topology.indices, elements)
+def _elements(topology: Topology, units: Tensor) -> Tensor:
+    """The elements of some units, unit by unit (n,) int64."""
+    return topology.structure.elements_of(units.to(torch.int64), topology.shape).reshape(-1)
 
 
 def no_past(name: str) -> str:

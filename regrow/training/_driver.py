@@ -130,13 +130,13 @@ class StepDriver:
             read = [layer for layer in mine if self._is_read(layer, due)]
             self._keep_dense_grads(read, copy=self._weight_step == "before")
         comes = self._finite is not False and not self._round.skipped
+        if self._weight_step == "skip" and comes:
+            # (Before they would be moved along with their connections.)
+            _forget_grads(optimizer)
         if self._weight_step != "before" and last and comes and not self._rewired:
             self._rewired = self._rewire(due)
-        if self._weight_step == "skip" and comes:
-            _forget_grads(optimizer)
-        else:
-            for layer in mine:
-                layer.mask_grad()
+        for layer in mine:
+            layer.mask_grad()
 
     def _is_read(self, layer: Layer, due: Mapping[int, int]) -> bool:
         index = self._part_of[layer.name]
@@ -280,18 +280,26 @@ class StepDriver:
         still_read = self._due_parts if is_edit else {}
         for layer, delta in zip(self._layers, deltas, strict=True):
             if delta is not None and not delta.is_empty:
-                old, new = layer.topology, apply(layer.topology, delta)
-                layer.commit(new, delta, layer.optimizer)
-                if layer.lifetimes is not None:
-                    layer.lifetimes.update(old, delta, new, rewiring=rewiring)
+                _commit(layer, delta, rewiring=rewiring)
                 if not self._is_read(layer, still_read):
                     layer.mask_grad()
+            # (Its gradient goes by the topology that was, and would keep it.)
+            self._dense.pop(layer.name, None)
+            layer.end()
         topologies = [layer.topology for layer in self._layers]
         record = Rewiring.of(step, deltas, topologies, is_edit=is_edit)
         self.progress.history.append(record)
         dropped, grown, nnz = sum(record.n_dropped), sum(record.n_grown), sum(record.nnz)
         _log.info("step %d: dropped %d, grew %d, nnz %d", step, dropped, grown, nnz)
         return record
+
+
+def _commit(layer: Layer, delta: TopologyDelta, *, rewiring: int) -> None:
+    """Put a decision into effect; what was there before goes."""
+    old, new = layer.topology, apply(layer.topology, delta)
+    layer.commit(new, delta, layer.optimizer)
+    if layer.lifetimes is not None:
+        layer.lifetimes.update(old, delta, new, rewiring=rewiring)
 
 
 def _forget_grads(optimizer: Optimizer) -> None:

@@ -14,11 +14,18 @@ from regrow.topology import (
     Topology,
     Unstructured,
     are_among,
+    positions_between,
     sample_places,
     select_top,
-    unit_ranges,
+    unit_bounds,
 )
 from regrow.typing import Criterion, LayerView
+
+SHARE, SHARE_OF_RUNS = 4, 2
+"""One element to so many connections is scored at a time: some thirty bytes each as lists, a dozen
+as runs."""
+SMALLEST = 2**12
+"""Elements that are, at least."""
 
 
 @final
@@ -41,6 +48,9 @@ class Places:
         if not topology.is_compact:
             self._flags = topology.free
             self._flags[reopened] = True
+        elif not isinstance(topology.structure, Unstructured):
+            # (Single elements are looked up among the rows: a list of them would be too long.)
+            self._active = topology.units
         self.n = topology.n_allowed - topology.n_active + reopened.numel()
 
     @property
@@ -52,27 +62,48 @@ class Places:
         """Whether each of some units (n,) may be grown -> (n,) bool."""
         if self._flags is not None:
             return self._flags[units]
-        if self._active is None:
-            self._active = self._topology.units  # (once for all the rounds of draws)
-        return ~are_among(self._active, units) | are_among(self._reopened, units)
+        known = self._active
+        closed = self._topology.is_active(units) if known is None else are_among(known, units)
+        return closed.logical_not_().logical_or_(are_among(self._reopened, units))
 
     def blocks(self) -> Iterator[Tensor]:
         """All such units, ascending, in one block or, of a compact topology, in several."""
         if self._flags is not None:
             yield self._flags.nonzero().squeeze(1)
             return
+        for low, _, opened in self.runs(SHARE):
+            yield opened.nonzero().squeeze(1).add_(low)
+
+    def runs(self, share: int) -> Iterator[tuple[int, int, Tensor]]:
+        """All units of a compact topology: (low, high, which of them may be grown), ascending.
+
+        Args:
+            share: One element to so many connections is in a run.
+        """
         topology = self._topology
-        units = topology.units
-        for some in unit_ranges(topology.n_units, topology.device):
-            low, high = int(some[0]), int(some[-1]) + 1
-            closed = torch.ones_like(some, dtype=torch.bool)
-            # (Bounds as one tensor: the units ascend.)
-            first, last = torch.searchsorted(units, units.new_tensor([low, high])).tolist()
-            closed[units[first:last] - low] = False
-            bounds = self._reopened.new_tensor([low, high])
-            first, last = torch.searchsorted(self._reopened, bounds).tolist()
-            closed[self._reopened[first:last] - low] = True
-            yield some[closed]
+        at_once = _at_once(topology, share)
+        row = topology.n_elements // topology.shape[0] if self._active is None else 1
+        for low, high in unit_bounds(topology.n_units, at_once=at_once, row=row):
+            opened = torch.ones(high - low, dtype=torch.bool, device=topology.device)
+            if self._active is None:
+                _, active = positions_between(topology, low, high)
+            else:
+                active = _between(self._active, low, high)
+            opened[active - low] = False
+            opened[_between(self._reopened, low, high) - low] = True
+            yield low, high, opened
+
+
+def _between(units: Tensor, low: int, high: int) -> Tensor:
+    """Those of some ascending units that lie in [low, high)."""
+    first, last = torch.searchsorted(units, units.new_tensor([low, high])).tolist()
+    return units[first:last]
+
+
+def _at_once(topology: Topology, share: int) -> int:
+    """How many units are looked at together: one row of elements, or what the share allows."""
+    row = topology.n_elements // topology.shape[0]
+    return max(max(topology.nnz // share, row, SMALLEST) // topology.unit_size, 1)
 
 
 def unit_scores(layer: LayerView, criterion: Criterion, units: Tensor) -> Tensor:
@@ -108,23 +139,50 @@ def choose_places(
             n_free=places.n,
         )
         return drawn.to(layer.topology.device)
-    whole = _on_whole(layer, criterion, places.flags, n_grow)
-    if whole is not None:
-        return whole
     best = Best(n_grow, device=layer.topology.device)
+    if _takes_runs(layer, criterion):
+        if places.flags is None:
+            return _of_runs(layer, criterion, places, best)
+        whole = _on_whole(layer, criterion, places.flags, n_grow)
+        if whole is not None:
+            return whole
     for units in places.blocks():
         groups = structure.group_of(units, shape) if isinstance(n_grow, Tensor) else None
         best.offer(units, unit_scores(layer, criterion, units), groups)
     return best.units()
 
 
+def _takes_runs(layer: LayerView, criterion: Criterion) -> bool:
+    """Whether a run of places can be scored without a list of them."""
+    topology = layer.topology
+    return (
+        isinstance(topology.structure, Unstructured)
+        and getattr(criterion, "on_whole", False)
+        and (layer.holds_dense or topology.is_compact)
+    )
+
+
+def _of_runs(layer: LayerView, criterion: Criterion, places: Places, best: Best) -> Tensor:
+    """The same from the scores of all elements, run by run; only the best ever get a number."""
+    few = _at_once(layer.topology, SHARE)
+    for low, high, opened in places.runs(SHARE_OF_RUNS):
+        scores = criterion(layer, slice(low, high))  # type: ignore[arg-type]
+        # (Of the first ones all may enter, and each then takes twelve bytes.)
+        for first in range(0, high - low, few):
+            part = slice(first, first + few)
+            entering = best.may_enter(scores[part])
+            if entering is not None:
+                opened[part].logical_and_(entering)
+            units = opened[part].nonzero().squeeze(1).add_(first)
+            chosen = scores[units]
+            best.add(units.add_(low), chosen, None)
+    return best.units()
+
+
 def _on_whole(
-    layer: LayerView, criterion: Criterion, flags: Tensor | None, n_grow: int | Tensor
+    layer: LayerView, criterion: Criterion, flags: Tensor, n_grow: int | Tensor
 ) -> Tensor | None:
-    """The same from the scores of the whole layer, where that spares a gather; else None."""
-    asks_for_it = layer.holds_dense and getattr(criterion, "on_whole", False)
-    if flags is None or not asks_for_it or not isinstance(layer.topology.structure, Unstructured):
-        return None
+    """The same from the scores of the whole layer, where all that are chosen are open."""
     scores = criterion(layer, slice(None))  # type: ignore[arg-type]
     grown = select_top(scores.masked_fill(~flags, -torch.inf), None, n_grow)
     # (NaN ranks as low as what is not open.)

@@ -13,6 +13,7 @@ from regrow.errors import SparsityError
 from regrow.topology import (
     Topology,
     TopologyDelta,
+    are_among,
 )
 from regrow.training._entries import integer, integers, mapping, tensor
 from regrow.training._layer import Layer
@@ -70,7 +71,7 @@ class Rewiring:
 
 
 def _n_new(delta: TopologyDelta) -> int:
-    back = torch.isin(delta.grown, delta.dropped, assume_unique=True)
+    back = are_among(delta.dropped, delta.grown)
     return delta.grown.numel() - int(back.count_nonzero())
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from regrow._checks import check_choice, check_fraction
 from regrow.criteria import reads_gradient
-from regrow.topology import Topology, TopologyDelta, select_top
+from regrow.topology import Topology, TopologyDelta, are_among, select_top
 from regrow.training._budgets import Budget, Quota, Standing, per_layer
 from regrow.training._places import Places, choose_places, unit_scores
 from regrow.typing import Criterion, LayerView, Regrow
@@ -53,12 +54,18 @@ def rewire(
     budget = per_layer() if budget is None else budget
     can_grow = not (reads_gradient(grow) or reads_gradient(drop))
 
-    def decide(some: Sequence[LayerView]) -> dict[str, TopologyDelta]:
+    def leave(some: Sequence[LayerView]) -> list[Leaving | None]:
         standings = [_standing(layer, drop, can_grow=can_grow or layer.has_grad) for layer in some]
         quotas = budget(standings, fraction, target)
+        pairs = zip(standings, quotas, strict=True)
+        return [_leave(standing, quota, regrow) for standing, quota in pairs]
+
+    def decide(some: Sequence[LayerView]) -> dict[str, TopologyDelta]:
+        # Scores of active units are gone before places are looked for: each takes its memory.
+        leaving = leave(some)
         return {
-            standing.layer.name: _decide(standing, quota, grow, regrow)
-            for standing, quota in zip(standings, quotas, strict=True)
+            layer.name: _enter(layer, one, grow, regrow)
+            for layer, one in zip(some, leaving, strict=True)
         }
 
     if target is None and getattr(budget, "by_layer", False):
@@ -73,30 +80,56 @@ def _standing(layer: LayerView, drop: Criterion, *, can_grow: bool) -> Standing:
     return Standing(layer, scores, can_grow, None if layer.topology.is_compact else units)
 
 
-def _decide(standing: Standing, quota: Quota, grow: Criterion, regrow: Regrow) -> TopologyDelta:
-    layer, topology, units = standing.layer, standing.layer.topology, standing.units
+class Leaving(NamedTuple):
+    """What one layer loses, and how much it gains.
+
+    ``pruned`` are those of the ``dropped`` units that nothing replaces; both ascend. None for a
+    layer that keeps its topology.
+    """
+
+    dropped: Tensor
+    pruned: Tensor | None
+    n_grow: int | Tensor
+
+
+def _leave(standing: Standing, quota: Quota, regrow: Regrow) -> Leaving | None:
+    topology = standing.layer.topology
     if topology.n_active == topology.n_allowed and _replaces(quota):
         # Nothing is free: what leaves would be what enters, and "zero" would only reset it.
-        return TopologyDelta(units[:0], units[:0])
+        return None
     if regrow == "never":
         quota = _within_free_places(standing, quota)
     n_prune, n_drop, n_grow = quota
     survives = _stay(standing, n_prune + n_drop)
-    dropped = units[~survives]
+    dropped = standing.units_where(~survives)
     if not _any(n_grow):
-        return _small(TopologyDelta(dropped, dropped.new_empty(0)), topology)
+        return Leaving(dropped, None, 0)
     unpruned = _stay(standing, n_prune) if _any(n_prune) else None
     if standing.groups is not None and not isinstance(n_grow, Tensor):
         n_grow = _lost(standing, survives, unpruned)
-    places = Places(topology, dropped if regrow != "never" else dropped[:0])
+    pruned = None if unpruned is None else standing.units_where(~unpruned)
+    return Leaving(dropped, pruned, n_grow)
+
+
+def _enter(
+    layer: LayerView, leaving: Leaving | None, grow: Criterion, regrow: Regrow
+) -> TopologyDelta:
+    topology = layer.topology
+    none = torch.empty(0, dtype=torch.int64, device=topology.device)
+    if leaving is None:
+        return TopologyDelta(none, none)
+    dropped, pruned, n_grow = leaving
+    if not _any(n_grow):
+        return _small(TopologyDelta(dropped, none), topology)
+    places = Places(topology, dropped if regrow != "never" else none)
     grown = choose_places(layer, grow, places, n_grow)
     if regrow == "keep":
         # Dropped to make room and chosen again: nothing happened to it.
         back = grown[topology.is_active(grown)]
-        if unpruned is not None:
-            back = back[~torch.isin(back, units[~unpruned], assume_unique=True)]
-        dropped = dropped[~torch.isin(dropped, back, assume_unique=True)]
-        grown = grown[~torch.isin(grown, back, assume_unique=True)]
+        if pruned is not None:
+            back = back[~are_among(pruned, back)]
+        dropped = dropped[~are_among(back, dropped)]
+        grown = grown[~are_among(back, grown)]
     return _small(TopologyDelta(dropped, grown), topology)
 
 

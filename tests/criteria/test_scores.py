@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from regrow import criteria
-from regrow.criteria import Score, reads_gradient, weighted_sum
+from regrow.criteria import Score, _scores, reads_gradient, weighted_sum
 from regrow.topology import Topology, select_top
 
 
@@ -141,6 +141,32 @@ def test_signed_magnitude_ranks_by_the_positions_asked_for(dtype):
     scores = criteria.signed_magnitude(layer, torch.tensor([3, 0, 2, 1]))
     assert scores.tolist() == [0.75, 0.25, 0.75, 0.25]
     assert criteria.signed_magnitude(layer, torch.empty(0, dtype=torch.int64)).tolist() == []
+
+
+awkward = st.sampled_from([0.0, -0.0, 1.0, -1.0, 1e-40, -1e-45, math.inf, -math.inf, math.nan])
+
+
+@given(st.lists(st.one_of(floats, awkward), max_size=60), st.sampled_from([1, 3, 1000]))
+def test_signed_magnitude_is_the_rank_of_a_stable_sort(weights, at_once):
+    """In float32, which is sorted by keys of its own, few at a time, and in float64."""
+    for dtype in (torch.float32, torch.float64):
+        tensor = torch.tensor(weights, dtype=dtype)
+        wanted = torch.zeros(tensor.numel())
+        for side in (tensor >= 0, ~(tensor >= 0)):
+            members = side.nonzero().squeeze(1).tolist()
+            by_size = sorted(
+                members, key=lambda i: abs(weights[i]) if weights[i] == weights[i] else math.inf
+            )
+            nans = [i for i in by_size if math.isnan(weights[i])]
+            for rank, i in enumerate([i for i in by_size if i not in nans] + nans):
+                wanted[i] = (rank + 0.5) / len(members)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(_scores, "_AT_ONCE", at_once)
+            layer = FakeLayer(tensor.unsqueeze(0)) if weights else FakeLayer(torch.zeros(1, 1))
+            layer.weight = tensor
+            scores = criteria.signed_magnitude(layer, torch.arange(tensor.numel()))
+        assert torch.equal(scores, wanted.to(dtype))
+        assert torch.equal(tensor.nan_to_num(), torch.tensor(weights, dtype=dtype).nan_to_num())
 
 
 def test_weighted_sum_is_the_weighted_sum():

@@ -101,6 +101,10 @@ def test_it_is_the_dense_gradient(name, n_passes, block, monkeypatch):
     torch.testing.assert_close(found.at(every[-1:]), wanted[-1:], rtol=0, atol=1e-11)
     live = layer.topology.indices
     torch.testing.assert_close(found.at(live), layer.values.grad, rtol=0, atol=1e-11)
+    n = wanted.numel()
+    for low, high in ((0, n), (1, n - 1), (n // 2, n // 2 + 1), (0, 1), (n - 1, n)):
+        some = found.between(low, high)
+        torch.testing.assert_close(some, wanted[low:high], rtol=0, atol=1e-11)
 
 
 def test_input_without_a_batch_dimension():
