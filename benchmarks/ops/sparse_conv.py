@@ -14,12 +14,7 @@ shared needs (with one thread: with more it adds them up).
 from __future__ import annotations
 
 import argparse
-import csv
-import platform
-import statistics
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,12 +22,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from regrow.ops import CSR, available_backends, sparse_conv, to_dense
+sys.path.append(str(Path(__file__).parents[1]))
+
+import in_turn
+from in_turn import Run, step
+
+from regrow.ops import CSR, sparse_conv, to_dense
 from regrow.topology import derived_generator, random_topology
 
 SPARSITIES = (0.8, 0.9, 0.95)
 PARTS = ("forward", "input gradient", "value gradient", "step")
-Run = Callable[[], object]
 
 
 class Shape(NamedTuple):
@@ -56,21 +55,6 @@ SHAPES = {
     "imagenet": [Shape(128, 128, 28, 3, 1), Shape(256, 256, 14, 3, 1), Shape(512, 512, 7, 3, 1)],
 }
 QUICK = [Shape(6, 8, 9, 3, 1), Shape(6, 8, 9, 1, 2)]
-
-
-def processor() -> str:
-    """The model of the CPU."""
-    path = Path("/proc/cpuinfo")
-    lines = path.read_text().splitlines() if path.exists() else []
-    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return models[0] if models else platform.processor() or platform.machine()
-
-
-def step(forward: Callable[[], Tensor], leaves: tuple[Tensor, ...], dy: Tensor) -> None:
-    """Forward and backward, as a layer in the middle of a model does."""
-    for leaf in leaves:
-        leaf.grad = None
-    forward().backward(dy)
 
 
 def runs(shape: Shape, batch: int, sparsity: float, backend: str) -> dict[str, dict[str, Run]]:
@@ -127,17 +111,6 @@ def runs(shape: Shape, batch: int, sparsity: float, backend: str) -> dict[str, d
     }
 
 
-def timed(sides: dict[str, Run], *, repeats: int, clock: Callable[[], float]) -> dict[str, list]:
-    """Milliseconds of each side, in turn."""
-    times: dict[str, list[float]] = {side: [] for side in sides}
-    for _ in range(repeats):
-        for side, function in sides.items():
-            start = clock()
-            function()
-            times[side].append((clock() - start) * 1e3)
-    return times
-
-
 def measure(arguments: argparse.Namespace) -> list[dict[str, object]]:
     shapes = [shape for name in arguments.shapes for shape in SHAPES[name]]
     shapes, batch, repeats, sparsities = (
@@ -145,7 +118,6 @@ def measure(arguments: argparse.Namespace) -> list[dict[str, object]]:
         if arguments.quick
         else (shapes, arguments.batch, arguments.repeats, arguments.sparsities)
     )
-    clock = time.process_time if arguments.clock == "cpu" else time.perf_counter
     rows = []
     print(
         "in  out  size kernel stride  sparsity part      dense min/med ms  sparse min/med ms  ratio"
@@ -155,10 +127,8 @@ def measure(arguments: argparse.Namespace) -> list[dict[str, object]]:
             for part, sides in runs(shape, batch, sparsity, arguments.backend).items():
                 if part not in arguments.parts:
                     continue
-                times = timed(sides, repeats=repeats, clock=clock)
-                (low, middle), (best, typical) = (
-                    (min(some), statistics.median(some)) for some in times.values()
-                )
+                times = in_turn.timed(sides, repeats=repeats, clock=arguments.clock)
+                (low, middle), (best, typical) = times.values()
                 sizes = "".join(f"{number:<5}" for number in shape)
                 print(
                     f"{sizes}{sparsity:<6g} {part:<15} {low:8.2f} {middle:8.2f}  "
@@ -180,24 +150,12 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--sparsities", type=float, nargs="+", default=SPARSITIES)
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
-    parser.add_argument("--backend", default=available_backends("cpu", torch.float32)[0])
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--clock", choices=("wall", "cpu"), default="wall")
-    parser.add_argument("--csv", type=Path, help="write the rows there")
     parser.add_argument("--quick", action="store_true", help="small shapes, two repeats")
+    in_turn.add_options(parser, repeats=7)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    print(
-        f"{processor()}, {arguments.threads} threads, torch {torch.__version__}, float32, "
-        f"back end {arguments.backend}, {arguments.clock} clock, Python {sys.version.split()[0]}"
-    )
-    rows = measure(arguments)
-    if arguments.csv:
-        with arguments.csv.open("w", newline="") as file:
-            writer = csv.DictWriter(file, rows[0])
-            writer.writeheader()
-            writer.writerows(rows)
+    print(in_turn.environment(backend=arguments.backend, clock=arguments.clock))
+    in_turn.write_csv(arguments.csv, measure(arguments))
 
 
 if __name__ == "__main__":

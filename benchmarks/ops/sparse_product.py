@@ -2,31 +2,36 @@
 
     python benchmarks/ops/sparse_product.py                     # all shapes, all sparsities
     python benchmarks/ops/sparse_product.py --threads 2 --csv out.csv
+    python benchmarks/ops/sparse_product.py --parts step --rivals csr sparselab
     python benchmarks/ops/sparse_product.py --quick             # a small shape, for CI
 
 Input and output gradient are contiguous and batch-first, as from dense neighbours. Results are
-checked against the dense product before anything is timed. Dense and sparse runs take turns; both
-sides are printed, minimum and median in milliseconds, and the ratios dense / sparse of the minima.
-``--clock cpu`` counts processor time instead of the clock on the wall, which a machine that is
-shared needs (with one thread: with more it adds them up).
+checked against the dense product before anything is timed. All sides take turns; of each baseline
+(dense, or a rival) and of the sparse layer minimum and median are printed in milliseconds, and the
+ratio baseline / sparse of the minima. ``--clock cpu`` counts processor time instead of the clock on
+the wall, which a machine that is shared needs (with one thread: with more it adds them up).
+
+``--rivals`` take part in whole steps: ``csr`` is torch's own sparse tensor, ``sparselab`` the layer
+of that name on PyPI, which is left out, and said to be, where it is not installed.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
-import platform
-import statistics
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from torch import Tensor
 from torch.nn import functional as F
 
-from regrow.ops import CSR, available_backends, sampled_product, sparse_linear, to_dense
+sys.path.append(str(Path(__file__).parents[1]))
+
+import in_turn
+import rivals
+from in_turn import Run, step
+
+from regrow.ops import CSR, sampled_product, sparse_linear, to_dense
 from regrow.ops import transposed_product as multiply_transposed
 from regrow.topology import derived_generator, random_topology
 
@@ -34,15 +39,6 @@ SHAPES = Path(__file__).with_name("shapes.csv")
 SPARSITIES = (0.5, 0.8, 0.9, 0.95, 0.99)
 PARTS = ("forward", "input gradient", "value gradient", "step")
 QUICK = {"name": "quick", "n_in": 96, "n_out": 64, "batch": 20}
-Run = Callable[[], object]
-
-
-def processor() -> str:
-    """The model of the CPU."""
-    path = Path("/proc/cpuinfo")
-    lines = path.read_text().splitlines() if path.exists() else []
-    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return models[0] if models else platform.processor() or platform.machine()
 
 
 def shapes(path: Path) -> list[dict[str, str | int]]:
@@ -52,14 +48,9 @@ def shapes(path: Path) -> list[dict[str, str | int]]:
     return [{"name": row["name"], **{key: int(row[key]) for key in numbers}} for row in rows]
 
 
-def step(forward: Callable[[], Tensor], leaves: tuple[Tensor, ...], dy: Tensor) -> None:
-    """Forward and backward, as a layer in the middle of a model does."""
-    for leaf in leaves:
-        leaf.grad = None
-    forward().backward(dy)
-
-
-def runs(case: dict[str, int], sparsity: float, backend: str) -> dict[str, dict[str, Run]]:
+def runs(
+    case: dict[str, int], sparsity: float, backend: str, others: list[str]
+) -> dict[str, dict[str, Run]]:
     """Part -> side -> function, with the results checked."""
     n_in, n_out, batch = case["n_in"], case["n_out"], case["batch"]
     generator = derived_generator(0, "sparse_product", n_in, n_out, str(sparsity))
@@ -71,9 +62,6 @@ def runs(case: dict[str, int], sparsity: float, backend: str) -> dict[str, dict[
     x = torch.randn(batch, n_in, generator=generator, requires_grad=True)
     dy = torch.randn(batch, n_out, generator=generator)
     w, v, plain = dense.detach(), values.detach(), x.detach()
-
-    def sparse_forward() -> Tensor:
-        return sparse_linear(values, layout, x, backend=backend)
 
     functions = {
         "forward": (
@@ -90,7 +78,9 @@ def runs(case: dict[str, int], sparsity: float, backend: str) -> dict[str, dict[
         ),
         "step": (
             lambda: step(lambda: F.linear(x, dense), (x, dense), dy),
-            lambda: step(sparse_forward, (x, values), dy),
+            lambda: step(
+                lambda: sparse_linear(values, layout, x, backend=backend), (x, values), dy
+            ),
         ),
     }
     for part in PARTS[:2]:
@@ -101,44 +91,39 @@ def runs(case: dict[str, int], sparsity: float, backend: str) -> dict[str, dict[
     functions["step"][1]()
     torch.testing.assert_close(values.grad, expected, rtol=1e-3, atol=1e-3)
     torch.testing.assert_close(x.grad, dy @ w, rtol=1e-3, atol=1e-3)
-    return {part: {"dense": pair[0], backend: pair[1]} for part, pair in functions.items()}
-
-
-def timed(sides: dict[str, Run], *, repeats: int, clock: Callable[[], float]) -> dict[str, list]:
-    """Milliseconds of each side, in turn."""
-    times: dict[str, list[float]] = {side: [] for side in sides}
-    for _ in range(repeats):
-        for side, function in sides.items():
-            start = clock()
-            function()
-            times[side].append((clock() - start) * 1e3)
-    return times
+    sides = {part: {"dense": pair[0], backend: pair[1]} for part, pair in functions.items()}
+    for name in others:
+        sides["step"][name] = rivals.RIVALS[name](layout, v, plain, dy)
+    return sides
 
 
 def measure(arguments: argparse.Namespace) -> list[dict[str, object]]:
     cases = [QUICK] if arguments.quick else shapes(arguments.shapes)
     repeats = 2 if arguments.quick else arguments.repeats
     sparsities = (0.5, 0.9) if arguments.quick else arguments.sparsities
-    clock = time.process_time if arguments.clock == "cpu" else time.perf_counter
+    others = rivals.present(list(rivals.RIVALS) if arguments.quick else arguments.rivals)
     rows = []
     print("shape         sparsity part            dense min/med ms   sparse min/med ms  ratio")
     for case in cases:
         for sparsity in sparsities:
-            for part, sides in runs(case, sparsity, arguments.backend).items():
-                times = timed(sides, repeats=repeats, clock=clock)
-                (low, middle), (best, typical) = (
-                    (min(some), statistics.median(some)) for some in times.values()
-                )
-                print(
-                    f"{case['name']:<14}{sparsity:<8g} {part:<15} {low:8.3f} {middle:8.3f}  "
-                    f"{best:9.3f} {typical:8.3f}  {low / best:6.2f}"
-                )
-                rows.append(
-                    {**case, "sparsity": sparsity, "part": part, "backend": arguments.backend}
-                    | {"threads": torch.get_num_threads(), "dense_min_ms": low}
-                    | {"dense_median_ms": middle, "min_ms": best, "median_ms": typical}
-                    | {"ratio": low / best}
-                )
+            for part, sides in runs(case, sparsity, arguments.backend, others).items():
+                if part not in arguments.parts:
+                    continue
+                times = in_turn.timed(sides, repeats=repeats, clock=arguments.clock)
+                best, typical = times.pop(arguments.backend)
+                for baseline, (low, middle) in times.items():
+                    label = part if baseline == "dense" else f"{part}, {baseline}"
+                    print(
+                        f"{case['name']:<14}{sparsity:<8g} {label:<15} {low:8.3f} {middle:8.3f}  "
+                        f"{best:9.3f} {typical:8.3f}  {low / best:6.2f}",
+                        flush=True,
+                    )
+                    rows.append(
+                        {**case, "sparsity": sparsity, "part": part, "backend": arguments.backend}
+                        | {"threads": torch.get_num_threads(), "baseline": baseline}
+                        | {"baseline_min_ms": low, "baseline_median_ms": middle}
+                        | {"min_ms": best, "median_ms": typical, "ratio": low / best}
+                    )
     return rows
 
 
@@ -146,24 +131,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--shapes", type=Path, default=SHAPES, help="CSV: name,n_in,n_out,batch")
     parser.add_argument("--sparsities", type=float, nargs="+", default=SPARSITIES)
-    parser.add_argument("--backend", default=available_backends("cpu", torch.float32)[0])
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--repeats", type=int, default=15)
-    parser.add_argument("--clock", choices=("wall", "cpu"), default="wall")
-    parser.add_argument("--csv", type=Path, help="write the rows there")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
+    parser.add_argument("--rivals", nargs="+", choices=rivals.RIVALS, default=[])
     parser.add_argument("--quick", action="store_true", help="one small shape, two repeats")
+    in_turn.add_options(parser, repeats=15)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    print(
-        f"{processor()}, {arguments.threads} threads, torch {torch.__version__}, float32, "
-        f"back end {arguments.backend}, {arguments.clock} clock, Python {sys.version.split()[0]}"
-    )
-    rows = measure(arguments)
-    if arguments.csv:
-        with arguments.csv.open("w", newline="") as file:
-            writer = csv.DictWriter(file, rows[0])
-            writer.writeheader()
-            writer.writerows(rows)
+    print(in_turn.environment(backend=arguments.backend, clock=arguments.clock))
+    in_turn.write_csv(arguments.csv, measure(arguments))
 
 
 if __name__ == "__main__":

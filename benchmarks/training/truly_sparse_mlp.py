@@ -8,16 +8,16 @@ CIFAR-10: 3072-4000-1000-4000-10; MNIST: 784-1000-1000-1000-10 (Mocanu et al. 20
 the same weights and topology. Times are of whole training steps, the three sides in turn, minimum
 and median; accuracies are of whole trainings. Bytes are those of all tensors that live between two
 steps and did not before the network was built, gradients, biases and row pointers included, over
-the connections.
+the connections. (What a rewiring needs beside them for a time is in ``rewiring_memory.py``.)
 """
 
 from __future__ import annotations
 
 import argparse
-import gc
 import itertools
 import platform
 import statistics
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,6 +25,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+sys.path.append(str(Path(__file__).parents[1]))
+
+from memory import live_bytes
 
 import regrow
 from regrow.data import load
@@ -155,17 +159,6 @@ def print_times(options: argparse.Namespace, train: tuple[Tensor, Tensor]) -> No
             f"step, {kind}: min {1e3 * least[kind]:.2f} ms, median "
             f"{1e3 * statistics.median(times):.2f} ms, dense / this {ratio:.2f}"
         )
-
-
-def live_bytes() -> int:
-    """Of all storages of tensors that can be reached."""
-    gc.collect()
-    storages = {}
-    for one in gc.get_objects():
-        if type(one) in (Tensor, nn.Parameter):
-            storage = one.untyped_storage()
-            storages[storage.data_ptr()] = storage.nbytes()
-    return sum(storages.values())
 
 
 def print_bytes(options: argparse.Namespace, train: tuple[Tensor, Tensor]) -> None:

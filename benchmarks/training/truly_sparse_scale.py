@@ -14,16 +14,20 @@ from __future__ import annotations
 
 import argparse
 import csv
-import gc
 import itertools
 import platform
 import resource
+import sys
 import time
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+sys.path.append(str(Path(__file__).parents[1]))
+
+from memory import live_bytes
 
 import regrow
 from regrow.data import load
@@ -76,14 +80,6 @@ def network(n_connections: int) -> nn.Sequential:
         if i < len(sizes) - 2:
             layers.append(nn.ReLU())
     return nn.Sequential(*layers)
-
-
-def live_bytes() -> int:
-    """Of all storages of tensors that can be reached."""
-    gc.collect()
-    tensors = [one for one in gc.get_objects() if type(one) in (Tensor, nn.Parameter)]
-    storages = {one.untyped_storage().data_ptr(): one.untyped_storage() for one in tensors}
-    return sum(storage.nbytes() for storage in storages.values())
 
 
 def run(n_connections: int, x: Tensor, y: Tensor, options: argparse.Namespace) -> list[object]:
