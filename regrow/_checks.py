@@ -72,6 +72,23 @@ def check_is_structure(value: object) -> None:
         )
 
 
+def described(value: object) -> str:
+    """What a value is, for messages, without what it holds.
+
+    Args:
+        value: Anything; of arrays and matrices the shape is given, too.
+
+    Example:
+        >>> described([1.0, 2.0])
+        'list'
+    """
+    kind = type(value).__name__
+    shape, dtype = getattr(value, "shape", None), getattr(value, "dtype", None)
+    if not isinstance(shape, tuple):
+        return kind
+    return f"{kind} of shape {tuple(shape)}{'' if dtype is None else f' and dtype {dtype}'}"
+
+
 def check_choice(value: object, argument: str, known: Collection[str]) -> str:
     """Return ``value`` if it is one of the known names.
 

@@ -21,7 +21,7 @@ from regrow.training import bench as bench_of
     type=click.IntRange(1),
     default=128,
     show_default=True,
-    help="Inputs of a batch: that of the training.",
+    help="Inputs of a batch: that of the training, or of the serving.",
 )
 @options.sparsity("would be sparse")
 @options.allocation
@@ -30,6 +30,11 @@ from regrow.training import bench as bench_of
     callback=options.comma_list(str),
     metavar="NAME,...",
     help="Of numba, torch and reference.  [default: numba and torch, where they can run]",
+)
+@click.option(
+    "--inference",
+    is_flag=True,
+    help="Time forward passes without gradients, as in serving, in place of training steps.",
 )
 @click.option(
     "--rounds",
@@ -53,6 +58,7 @@ def bench(
     sparsity: float,
     allocation: str,
     backends: tuple[str, ...] | None,
+    inference: bool,
     rounds: int,
     threads: int | None,
     classes: int | None,
@@ -61,7 +67,8 @@ def bench(
 
     MODEL is a form for small images (small-cnn, resnet18, ...), a model of torchvision such as
     resnet50, or package.module:function, which is given the number of classes. Each layer runs
-    dense, masked and truly sparse on what one batch of random inputs gives it.
+    dense, masked and truly sparse on what one batch of random inputs gives it. With --inference it
+    is the forward pass alone, dense and truly sparse.
     """
     module, usual_shape = find_model(model, classes)
     shape = input_shape or usual_shape
@@ -79,6 +86,7 @@ def bench(
                 sparsity=sparsity,
                 allocation=allocation,
                 backends=backends,
+                inference=inference,
                 rounds=rounds,
             )
         )
@@ -92,6 +100,7 @@ def _measured(
     sparsity: float,
     allocation: str,
     backends: tuple[str, ...] | None,
+    inference: bool,
     rounds: int,
 ) -> BenchReport:
     try:
@@ -101,6 +110,7 @@ def _measured(
             sparsity=sparsity,
             allocation=RULES[allocation](),
             backends=backends,
+            inference=inference,
             rounds=rounds,
         )
     except (RuntimeError, AssertionError) as error:  # (the latter is timm's way)

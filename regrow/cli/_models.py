@@ -26,7 +26,11 @@ def find_model(name: str, n_classes: int | None) -> tuple[nn.Module, tuple[int, 
     models = require("torchvision.models", extra="robustness")
     known = models.list_models()
     if name not in known:
-        near = difflib.get_close_matches(name, [*NAMES, *known], n=3)
+        # (Some names are both ours and torchvision's.)
+        near = difflib.get_close_matches(name, dict.fromkeys([*NAMES, *known]), n=3)
         hint = f"; near it are {', '.join(near)}" if near else ""
-        raise ValueError(f"model {name!r} is neither ours nor torchvision's{hint}")
+        raise ValueError(
+            f"model {name!r} is neither ours nor torchvision's{hint}; your own is named as "
+            "package.module:function"
+        )
     return models.get_model(name, weights=None, num_classes=n_classes or 1000), (3, 224, 224)

@@ -11,11 +11,14 @@ Command = Callable[..., Any]
 Option = Callable[[Command], Command]
 
 
-def comma_list(kind: type) -> Callable[[click.Context, click.Parameter, str | None], Any]:
+def comma_list(
+    kind: type, *, form: str = ""
+) -> Callable[[click.Context, click.Parameter, str | None], Any]:
     """A callback that turns ``"a,b"`` into a tuple of values.
 
     Args:
         kind: ``str``, ``int`` or ``float``.
+        form: What is expected, where the error of ``kind`` does not say it well.
     """
 
     def split(context: click.Context, parameter: click.Parameter, text: str | None) -> Any:  # noqa: ANN401
@@ -24,7 +27,8 @@ def comma_list(kind: type) -> Callable[[click.Context, click.Parameter, str | No
         try:
             values = tuple(kind(part.strip()) for part in text.split(",") if part.strip())
         except ValueError as error:
-            raise click.BadParameter(str(error), context, parameter) from error
+            wrong = f"must be {form}, got {text!r:.80}" if form else str(error)
+            raise click.BadParameter(wrong, context, parameter) from error
         if not values:
             raise click.BadParameter("is empty", context, parameter)
         return values
@@ -76,7 +80,7 @@ def input_shape(flag: str, *, purpose: str, otherwise: str | None = None) -> Opt
     last = "" if otherwise is None else f", otherwise {otherwise}"
     return click.option(
         flag,
-        callback=comma_list(int),
+        callback=comma_list(int, form="whole numbers with commas, such as 3,32,32 or 784"),
         metavar="C,H,W",
         help=f"Shape of one input, {purpose}.  [default: 3,224,224 for torchvision's models, "
         f"3,32,32 for small-image forms{last}]",

@@ -80,6 +80,11 @@ def constructor(name: str) -> Constructor:
     function = getattr(module, function_name, None)
     if function is None:
         raise ValueError(f"model {name!r}: {module_name} has no {function_name!r}; {_EXPECTED}")
+    if isinstance(function, nn.Module):
+        raise TypeError(
+            f"model {name!r} is a Module, a {type(function).__name__}, and is given no number of "
+            "classes; give a function that makes one"
+        )
     if not callable(function):
         raise TypeError(f"model {name!r} is a {type(function).__name__}; {_EXPECTED}")
     return _adapt(function, name)

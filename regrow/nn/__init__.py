@@ -18,7 +18,7 @@ from regrow.nn._finalize import finalize_
 from regrow.nn._linear import SparseLinear
 from regrow.nn._onnx import export_onnx
 from regrow.nn._sparse_module import SparseModule
-from regrow.nn._timing import layer_inputs, layer_step, least_seconds, step_seconds
+from regrow.nn._timing import layer_inputs, layer_pass, layer_step, least_seconds, step_seconds
 
 __all__ = [
     "SparseConv1d",
@@ -32,6 +32,7 @@ __all__ = [
     "finalize_",
     "has_sparse_form",
     "layer_inputs",
+    "layer_pass",
     "layer_step",
     "least_seconds",
     "load",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from regrow._checks import described
 from regrow._names import unwrap
 from regrow._optional import require
 from regrow._replacing import replacing
@@ -49,19 +51,23 @@ def save(
 
     Args:
         model: Any module, on any device; not changed.
-        path: The file; its folder must exist. What was there is replaced once all is written.
+        path: The file; its folder is made where it is missing. What was there is replaced once all
+            is written, and its permissions are kept.
         metadata: Anything of your own that JSON can hold; ``read_metadata`` gives it back.
 
     Raises:
         BackendUnavailableError: safetensors is not installed.
-        TypeError: ``metadata`` is no mapping, or JSON cannot hold it.
+        TypeError: ``metadata`` is no mapping, or JSON cannot hold it; the message names the key.
+        ValueError: It holds a number that is not finite.
         SparsityError: A tensor cannot be written: sharded, of a dtype or kind that a file cannot
             hold, or a module's extra state.
     """
     safetensors = require("safetensors.torch", extra="sparse")
     if metadata is not None and not isinstance(metadata, Mapping):
         raise TypeError(f"metadata must be a mapping, got {type(metadata).__name__}")
-    tensors, header = _described(unwrap(model), dict(metadata or {}))
+    user = dict(metadata or {})
+    _check_metadata(user)
+    tensors, header = _described(unwrap(model), user)
     described = header.write()
     with replacing(Path(path)) as temporary:
         safetensors.save_file(tensors, temporary, metadata=described)
@@ -114,6 +120,22 @@ def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 # -- writing -------------------------------------------------------------------------------------
+
+
+def _check_metadata(metadata: Mapping[Any, Any]) -> None:
+    for key, value in metadata.items():
+        if not isinstance(key, str):
+            raise TypeError(
+                f"the keys of metadata must be texts, as JSON has them, got {key!r:.80}"
+            )
+        try:
+            json.dumps(value, allow_nan=False)
+        except (TypeError, ValueError, RecursionError) as error:
+            kind = ValueError if isinstance(error, ValueError) else TypeError
+            raise kind(
+                f"metadata[{key!r:.80}] must be what JSON can hold (texts, numbers, lists, dicts), "
+                f"got {described(value)}: {error}"
+            ) from error
 
 
 def _described(root: nn.Module, user: dict[str, Any]) -> tuple[dict[str, Tensor], Header]:

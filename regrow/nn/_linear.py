@@ -45,6 +45,8 @@ class SparseLinear(SparseModule):
         (torch.Size([205]), torch.Size([8, 32]))
     """
 
+    takes_compressed_rows = True
+
     def __init__(
         self,
         in_features: int,

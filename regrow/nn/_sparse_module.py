@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from regrow._checks import check_choice
+from regrow._checks import check_choice, described
 from regrow._resize import resize
 from regrow.errors import SparsityError
 from regrow.nn._init import draw_bias, draw_topology, draw_values
@@ -62,6 +62,9 @@ class SparseModule(nn.Module):
         SparsityError: ``dtype`` is not a real one, or ``topology`` of another shape, or given
             together with ``sparsity`` or ``structure``.
     """
+
+    takes_compressed_rows = False
+    """Whether the input may be a ``scipy.sparse`` matrix, too."""
 
     holds_values = True
     """What tells these modules from dense ones where the class is not at hand."""
@@ -212,6 +215,8 @@ class SparseModule(nn.Module):
 
     def _cast(self, x: Any) -> tuple[Any, Tensor, Tensor | None]:  # noqa: ANN401
         """Input, values and bias in the dtype of autocast, as torch's own layers take them."""
+        if not isinstance(x, Tensor):
+            self._check_input(x)
         values, bias = self.values, self.bias
         # (The first question is the cheap one, and answers for most.)
         if not torch._C._is_any_autocast_enabled() or not isinstance(x, Tensor):
@@ -223,6 +228,19 @@ class SparseModule(nn.Module):
         if x.dtype == torch.float64:
             return x, values, bias
         return x.to(dtype), values.to(dtype), None if bias is None else bias.to(dtype)
+
+    def _check_input(self, x: object) -> None:
+        """Refuse what is neither a tensor nor, where that will do, a matrix in compressed rows."""
+        form = getattr(x, "format", None)
+        if self.takes_compressed_rows and form == "csr":
+            return
+        wanted, hint = "a tensor", ""
+        if type(x).__module__ == "numpy":
+            hint = "; torch.from_numpy(x) is one"
+        elif self.takes_compressed_rows and hasattr(x, "tocsr"):
+            wanted += " or a scipy.sparse matrix in compressed rows (CSR)"
+            hint = "; x.tocsr() is one"
+        raise TypeError(f"x must be {wanted}, got {described(x)}{hint}")
 
     def get_extra_state(self) -> Tensor:
         """The topology as one int32 tensor: part of ``state_dict()``."""

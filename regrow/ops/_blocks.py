@@ -15,6 +15,7 @@ Imports numba: only the kernels import this module, on first use.
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from regrow._optional import require
@@ -27,6 +28,8 @@ extending = require("numba.extending", extra="sparse")
 types = numba.types
 
 I64 = ir.IntType(64)
+PATIENCE = 2000
+"""How often to look before letting other threads have the processor."""
 
 
 def _entry(builder: Any, block: Any, index: Any) -> Any:
@@ -85,11 +88,26 @@ def _finished(context, part):
     return types.intp(part), code
 
 
+if os.name == "posix":
+    _let_others_run = types.ExternalFunction("sched_yield", types.int32())
+else:
+
+    @inlined
+    def _let_others_run():
+        return 0
+
+
 @inlined
 def wait_for(part, n_units):
-    """Until so many units of a part are done. Those who claimed them are at work on them."""
+    """Until so many units of a part are done. Those who claimed them are at work on them.
+
+    A unit takes some microseconds; who waits longer has more threads than processors.
+    """
+    left = PATIENCE
     while _finished(part) < n_units:
-        pass
+        left -= 1
+        if left < 0:
+            _let_others_run()
 
 
 @extending.intrinsic

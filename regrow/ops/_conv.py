@@ -13,9 +13,9 @@ from regrow._checks import check_count
 from regrow.errors import SparsityError
 from regrow.ops._autograd import nobody_listens
 from regrow.ops._conv_plan import output_size
-from regrow.ops._conv_register import OPS
+from regrow.ops._conv_register import OPS, conv
 from regrow.ops._dispatch import asked, choose
-from regrow.ops._functional import _check_layout, _check_like, _check_values
+from regrow.ops._functional import KINDS, _check_layout, _check_like, _check_values
 from regrow.ops._layout import CSR
 from regrow.ops._measured import fastest
 
@@ -67,6 +67,38 @@ def sparse_conv(
         >>> sparse_conv(torch.tensor([10.0, 1.0]), layout, x, kernel_size=(3,)).tolist()
         [[[15.0, 27.0]]]
     """
+    sizes = (kernel_size, stride, padding, dilation, groups)
+    straight = nobody_listens((values, x, bias)) and isinstance(layout, CSR)
+    straight = straight and values is not None and x is not None and isinstance(backend, str)
+    if straight and all(type(one) in (int, tuple) for one in sizes):
+        # Checked once for each kind of call: at a batch of one that takes as long as the product.
+        kind = (
+            *(x.shape, x.dtype, x.device, values.shape, values.dtype, values.device),
+            None if bias is None else (bias.shape, bias.dtype, bias.device),
+            *(sizes, backend, asked(), torch.get_num_threads()),
+        )
+        known = layout.convolutions.get(kind)
+        if known is None:
+            known = _checked(values, layout, x, bias, sizes, backend)
+            if len(layout.convolutions) == KINDS:
+                layout.convolutions.clear()
+            layout.convolutions[kind] = known
+    else:
+        known = _checked(values, layout, x, bias, sizes, backend)
+    given, name = known
+    batch = x if x.dim() == len(given[0]) + 2 else x.unsqueeze(0)
+    # Without gradients nothing is asked of PyTorch's dispatcher, whose way there is as long again.
+    call = conv if straight and not torch.is_grad_enabled() else OPS.conv
+    y: Tensor = call(values, batch, bias, layout.row_ptr, layout.columns, *given, name)
+    return y if batch is x else y.squeeze(0)
+
+
+def _checked(
+    values: Tensor, layout: CSR, x: Tensor, bias: Tensor | None, sizes: tuple[Any, ...],
+    backend: str,
+) -> tuple[tuple[Any, ...], str]:  # fmt: skip
+    """The sizes as the operation takes them, and a back end, once all is found in order."""
+    kernel_size, stride, padding, dilation, groups = sizes
     n_out, n_columns = _check_layout(layout).shape
     _check_values(values, layout)
     _check_like(x, "x", values)
@@ -89,14 +121,10 @@ def sparse_conv(
         if bias.shape != (n_out,):
             raise SparsityError(f"bias must have shape ({n_out},), got {tuple(bias.shape)}")
     name = _backend_name(backend, values.device, values.dtype)
+    given = (kernel, strides, paddings, dilations, groups)
     if backend == "auto":
-        sizes = (kernel, strides, paddings, dilations, groups)
-        name = _fastest(values, layout, batch, sizes) or name
-    y: Tensor = OPS.conv(
-        values, batch, bias, layout.row_ptr, layout.columns,
-        kernel, strides, paddings, dilations, groups, name,
-    )  # fmt: skip
-    return y if x.dim() == n + 2 else y.squeeze(0)
+        name = _fastest(values, layout, batch, given) or name
+    return given, name
 
 
 def _fastest(values: Tensor, layout: CSR, x: Tensor, sizes: tuple[Any, ...]) -> str | None:

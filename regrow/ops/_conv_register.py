@@ -78,9 +78,10 @@ def _deep(x: Tensor) -> Tensor:
     return x.view(*x.shape[:2], *_triple(x.shape[2:], 1)) if x.dim() < 5 else x
 
 
-def _conv(
+def conv(
     values: Tensor, x: Tensor, bias: Maybe, row_ptr: Tensor, columns: Tensor, *others: Any
 ) -> Tensor:
+    """What ``torch.ops.regrow.conv`` does, without what PyTorch does around it."""
     *sizes, backend = others
     of = _sizes(x.shape, row_ptr.shape[0] - 1, sizes)
     y = BACKENDS[backend].forward(values, _deep(x.contiguous()), bias, row_ptr, columns, of)
@@ -106,7 +107,7 @@ def _conv_value_gradient(
 
 
 for _name, _function in (
-    ("conv", _conv),
+    ("conv", conv),
     ("conv_input_gradient", _conv_input_gradient),
     ("conv_value_gradient", _conv_value_gradient),
 ):

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from regrow._checks import described
 from regrow.errors import SparsityError
 from regrow.ops._autograd import linear, nobody_listens
 from regrow.ops._backend import Pattern
@@ -84,8 +85,8 @@ def sparse_linear(
         ValueError: Other sizes or devices, or an unknown back end.
         BackendUnavailableError: The back end cannot run; the message says why.
     """
-    straight = nobody_listens((values, x, bias)) and x.layout is torch.strided
-    if straight and isinstance(layout, CSR) and isinstance(backend, str):
+    known = isinstance(layout, CSR) and isinstance(backend, str) and x is not None
+    if known and nobody_listens((values, x, bias)) and x.layout is torch.strided:
         kind = _kind(values, x, bias, backend)
         name = layout.checked.get(kind)
         if name is None:
@@ -338,7 +339,7 @@ def _check_layout(layout: CSR) -> CSR:
 
 def _check_tensor(tensor: Tensor, argument: str) -> None:
     if not isinstance(tensor, Tensor):
-        raise TypeError(f"{argument} must be a tensor, got {tensor!r:.80}")
+        raise TypeError(f"{argument} must be a tensor, got {described(tensor)}")
 
 
 def _check_values(values: Tensor, layout: CSR) -> None:

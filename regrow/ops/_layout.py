@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from functools import cached_property
-from typing import NamedTuple, final
+from typing import Any, NamedTuple, final
 
 import torch
 from torch import Tensor
@@ -68,6 +68,7 @@ class CSR:
         self.shape = shape
         self.fastest: dict[tuple[object, ...], str | None] = {}
         self.checked: dict[tuple[object, ...], str] = {}
+        self.convolutions: dict[tuple[object, ...], tuple[tuple[Any, ...], str]] = {}
 
     @classmethod
     def of(cls, topology: Topology) -> CSR:

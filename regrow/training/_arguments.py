@@ -81,13 +81,18 @@ def owner_of_each(layers: Sequence[Layer], optimizers: Sequence[Optimizer]) -> l
             raise SparsityError(
                 f"the selected weight {layer.name!r} is in {len(holding)} of the optimizers "
                 "passed, and must be in exactly one: "
-                + ("build the optimizer from the parameters of this model" if not holding else "")
-                + ("take it out of the others" if holding else "")
+                + ("take it out of the others" if holding else _built_from(layer))
             )
         if layer.topology.is_compact:
             check_compact(holding[0], layer.name)
         owners.append(holding[0])
     return owners
+
+
+def _built_from(layer: Layer) -> str:
+    """What to do about a layer that no optimizer has."""
+    after = ", after compress_, which replaced them" if layer.topology.is_compact else ""
+    return f"build the optimizer from the parameters of this model{after}"
 
 
 def check_compact_over_ranks(

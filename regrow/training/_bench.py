@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import platform
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -48,30 +48,35 @@ def bench(
     structure: Structure | None = None,
     select: Select = default_weights,
     backends: Sequence[str] | None = None,
+    inference: bool = False,
     rounds: int = 7,
     seed: int = 0,
 ) -> BenchReport:
     """Measure each selected layer of a model dense, masked and truly sparse.
 
     One forward pass finds what each layer is called with. On that, a training step of the layer
-    (forward, gradients of input and parameters) is timed dense, masked (the dense step, and the
-    gradient masked) and truly sparse on each back end, in turn, in this process and with its
-    threads. The model is left as it was.
+    (forward, gradients of parameters, and of the input where one is needed: the first layer needs
+    none) is timed dense, masked (the dense step, and the gradient masked) and truly sparse on each
+    back end, in turn, in this process and with its threads. The model is left as it was.
+
+    With ``inference`` it is the forward pass alone, without gradients, dense and truly sparse; a
+    masked layer computes what a dense one does and has no time of its own.
 
     Break-even is the smallest sparsity of 0.5, 0.7, 0.8, 0.9, 0.95, 0.98 and 0.99 at which the
-    fastest back end beats dense, by bisection: a step is taken to be the faster the sparser.
+    fastest back end beats dense, by bisection: a layer is taken to be the faster the sparser.
 
     Args:
         model: Any module.
         inputs: An example batch, or a tuple of the model's positional arguments. Speed depends on
-            its size: take the one that you train with.
+            its size: take the one that you train with, or serve.
         sparsity: Fraction in [0, 1) of zeros over the selected weights; None where ``allocation``
             or the structure fixes it, or all selected layers are truly sparse already.
         allocation: How the budget is spread; by default ``erdos_renyi_kernel()``.
         structure: What a unit is; by default a single element.
         select: Predicate (name, module, parameter) -> bool, or globs over parameter names.
         backends: Names, such as ``["numba"]``; by default all but "reference" that can run.
-        rounds: How often each step is timed; the least counts.
+        inference: Whether forward passes are timed in place of training steps.
+        rounds: How often each is timed; the least counts.
         seed: Of the topologies.
 
     Returns:
@@ -102,7 +107,15 @@ def bench(
     modules = [one.owners[0][1] for one in chosen]
     found = layer_inputs(model, inputs, modules)
     rows = [
-        _Bench(one, topologies[one.name], x, backends=asked, rounds=rounds, seed=seed).row()
+        _Bench(
+            one,
+            topologies[one.name],
+            x,
+            backends=asked,
+            inference=inference,
+            rounds=rounds,
+            seed=seed,
+        ).row()
         for one, x in zip(chosen, found, strict=True)
     ]
     nnz = sum(topology.nnz for topology in topologies.values())
@@ -112,6 +125,7 @@ def bench(
         backends=asked or tuple(_ran(rows)),
         machine=_machine(chosen[0].parameter),
         rounds=rounds,
+        inference=inference,
     )
 
 
@@ -123,6 +137,7 @@ class _Bench:
         topology: Compact; that of the layer where it is truly sparse already.
         x: What it was called with, or None where it was not.
         backends: Those asked for; none for all that can run.
+        inference: Whether forward passes are timed in place of training steps.
         rounds: Of each measurement.
         seed: Of the topologies on the ladder.
     """
@@ -134,6 +149,7 @@ class _Bench:
         x: Tensor | None,
         *,
         backends: tuple[str, ...],
+        inference: bool,
         rounds: int,
         seed: int,
     ) -> None:
@@ -141,6 +157,7 @@ class _Bench:
         self._topology = topology.to(one.parameter.device)
         self._x = x
         self._asked = backends
+        self._inference = inference
         self._rounds = rounds
         self._seed = seed
         self._seconds: dict[str, float] = {}
@@ -165,6 +182,7 @@ class _Bench:
             bytes=self._bytes,
             break_even=break_even,
             reason=reason,
+            input_gradient=self._x is not None and self._x.requires_grad and not self._inference,
         )
 
     def _obstacle(self) -> str:
@@ -178,27 +196,42 @@ class _Bench:
 
     def _measure(self, x: Tensor) -> str:
         """Time and bytes of each form; what is wrong with back ends."""
-        from regrow.nn import layer_step, least_seconds
+        from regrow.nn import least_seconds
 
         dense, weight = self._dense, self._topology
-        dead = torch.empty_like(_weight(dense), dtype=torch.bool, requires_grad=False)
-        torch.logical_not(weight.mask, out=dead)
-        steps = {DENSE: layer_step(dense, x), MASKED: layer_step(dense, x, dead={"weight": dead})}
+        steps = {DENSE: self._step(dense, x)}
+        if not self._inference:
+            steps[MASKED] = self._masked_step(dense, x)
         reasons: list[str] = []
         layers = {}
         for name in self._candidates(x, reasons):
             layers[name] = self._sparse(dense, weight, name)
             try:
-                steps[name] = layer_step(layers[name], x)
+                steps[name] = self._step(layers[name], x)
             except BackendUnavailableError as error:
                 reasons.append(f"{name}: {error}")
         seconds = least_seconds(list(steps.values()), device=x.device, rounds=self._rounds)
         self._seconds = dict(zip(steps, seconds, strict=True))
-        self._bytes = _dense_bytes(weight, _weight(dense).element_size())
+        size = _weight(dense).element_size()
+        self._bytes = _served_bytes(weight, size) if self._inference else _dense_bytes(weight, size)
         ran = [layers[name] for name in steps if name in layers]
         if ran:
-            self._bytes[SPARSE] = max((_sparse_bytes(one) for one in ran), key=lambda b: b.held)
+            found = (_sparse_bytes(one, trained=not self._inference) for one in ran)
+            self._bytes[SPARSE] = max(found, key=lambda b: b.held)
         return "; ".join(reasons)
+
+    def _step(self, layer: nn.Module, x: Tensor) -> Callable[[], None]:
+        """What is timed of a layer."""
+        from regrow.nn import layer_pass, layer_step
+
+        return layer_pass(layer, x) if self._inference else layer_step(layer, x)
+
+    def _masked_step(self, dense: nn.Module, x: Tensor) -> Callable[[], None]:
+        from regrow.nn import layer_step
+
+        dead = torch.empty_like(_weight(dense), dtype=torch.bool, requires_grad=False)
+        torch.logical_not(self._topology.mask, out=dead)
+        return layer_step(dense, x, dead={"weight": dead})
 
     @cached_property
     def _dense(self) -> nn.Module:
@@ -247,7 +280,7 @@ class _Bench:
         return LADDER[first] if first < len(LADDER) else math.inf
 
     def _is_faster(self, x: Tensor, sparsity: float, backend: str) -> bool:
-        from regrow.nn import step_seconds
+        from regrow.nn import least_seconds
 
         structure, shape = self._topology.structure, self._topology.shape
         n_units = structure.n_units(shape)
@@ -260,8 +293,8 @@ class _Bench:
             compact=True,
         )
         dense = self._dense
-        layers = [dense, self._sparse(dense, drawn, backend)]
-        of_dense, of_sparse = step_seconds(layers, x, rounds=self._rounds)
+        steps = [self._step(layer, x) for layer in (dense, self._sparse(dense, drawn, backend))]
+        of_dense, of_sparse = least_seconds(steps, device=x.device, rounds=self._rounds)
         return of_sparse < of_dense
 
 
@@ -277,12 +310,17 @@ def _dense_bytes(topology: Topology, size: int) -> dict[str, HeldBytes]:
     return {DENSE: HeldBytes(n, n, 0, n, 2 * n), MASKED: HeldBytes(n, n, flags, n, 2 * n)}
 
 
-def _sparse_bytes(layer: SparseModule) -> HeldBytes:
-    """Of a truly sparse layer that has made a step: with the columns, where it keeps them."""
+def _served_bytes(topology: Topology, size: int) -> dict[str, HeldBytes]:
+    """Of a dense weight that is not trained."""
+    return {DENSE: HeldBytes(size * topology.n_elements, 0, 0, 0, 0)}
+
+
+def _sparse_bytes(layer: SparseModule, *, trained: bool) -> HeldBytes:
+    """Of a truly sparse layer that has run: with the columns, where it keeps them."""
     n = layer.nnz * layer.values.element_size()
     held = layer.layout.pattern(with_columns=False)
     indices = sum(one.nbytes for one in held if isinstance(one, Tensor))
-    return HeldBytes(n, n, indices, n, 2 * n)
+    return HeldBytes(n, n, indices, n, 2 * n) if trained else HeldBytes(n, 0, indices, 0, 0)
 
 
 def _check_backends(backends: Sequence[str] | None) -> tuple[str, ...]:

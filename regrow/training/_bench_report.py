@@ -16,11 +16,11 @@ DENSE, MASKED, SPARSE = "dense", "masked", "sparse"
 @final
 @dataclass(frozen=True)
 class HeldBytes:
-    """What training one layer holds between steps, in bytes; without biases and activations.
+    """What one layer holds between steps, in bytes; without biases and activations.
 
     Args:
         values: The weight, or the values of its connections.
-        gradient: As many.
+        gradient: As many; 0 in inference, as is the state of optimizers.
         indices: Where connections are; of a masked weight its flags and its past.
         momentum: State that SGD with momentum adds.
         adam: State that Adam adds.
@@ -51,12 +51,15 @@ class BenchRow:
         structure: What a unit is.
         nnz: Connections.
         sparsity: Counted, in [0, 1).
-        seconds: "dense", "masked" and each back end that could run -> seconds of a training step;
-            empty where the layer was not measured.
-        bytes: "dense", "masked" and "sparse" -> what training holds; likewise.
+        seconds: "dense", "masked" and each back end that could run -> seconds of a training step,
+            or in inference of a forward pass, and then without "masked"; empty where the layer was
+            not measured.
+        bytes: "dense", "masked" and "sparse" -> what is held; likewise.
         break_even: Smallest sparsity of ``LADDER`` at which the fastest back end beats dense;
             infinite where none is, None where it was not looked for.
         reason: Why there is no truly sparse form, or why back ends cannot run it; "" otherwise.
+        input_gradient: Whether the step computes the gradient of the input, as training does of all
+            but a model's first layers.
     """
 
     name: str
@@ -70,6 +73,7 @@ class BenchRow:
     bytes: Mapping[str, HeldBytes]
     break_even: float | None
     reason: str
+    input_gradient: bool = True
 
     @property
     def backend(self) -> str | None:
@@ -94,6 +98,7 @@ class BenchReport:
         backends: Those that were asked for, in their order.
         machine: Processor, threads, torch and dtype.
         rounds: Of which the least is shown.
+        inference: Whether forward passes were timed in place of training steps.
     """
 
     rows: tuple[BenchRow, ...]
@@ -101,6 +106,7 @@ class BenchReport:
     backends: tuple[str, ...]
     machine: str
     rounds: int
+    inference: bool = False
 
     @property
     def measured(self) -> tuple[BenchRow, ...]:
@@ -108,7 +114,7 @@ class BenchReport:
         return tuple(row for row in self.rows if row.seconds)
 
     def seconds(self, kind: str) -> float:
-        """A training step of all measured layers, summed.
+        """A training step, or in inference a forward pass, of all measured layers, summed.
 
         Args:
             kind: "dense", "masked", a back end, "sparse" (of each layer the fastest back end) or
@@ -128,7 +134,8 @@ class BenchReport:
 
     def __str__(self) -> str:
         lines = [
-            f"training step of each layer on its own input, least of {self.rounds} rounds in turn",
+            f"{'forward pass' if self.inference else 'training step'} of each layer on its own "
+            f"input, least of {self.rounds} rounds in turn",
             self.machine,
             "",
             self._times(),
@@ -139,25 +146,35 @@ class BenchReport:
         ]
         return "\n".join(lines)
 
+    @property
+    def _kinds(self) -> tuple[str, ...]:
+        return (DENSE, *(() if self.inference else (MASKED,)), *self.backends)
+
     def _times(self) -> str:
+        kinds = self._kinds
         header = (
-            "layer", "weight", "input", "sparsity", "dense\nms", "masked\nms",
-            *(f"{name}\nms" for name in self.backends), "dense /\nsparse", "break-even\nsparsity",
-            "remark",
+            "layer", "weight", "input", "sparsity", *(f"{name}\nms" for name in kinds),
+            "dense /\nsparse", "break-even\nsparsity", "remark",
         )  # fmt: skip
         rows = []
         for row in self.rows:
-            kinds = (DENSE, MASKED, *self.backends)
             times = [_ms(row.seconds.get(kind)) for kind in kinds]
             ratio = ""
             if row.sparse_seconds is not None:
                 ratio = f"{row.seconds[DENSE] / row.sparse_seconds:.2f}"
             shapes = [_shape(row.shape), _shape(row.input_shape)]
-            tail = [ratio, _break_even(row.break_even), row.reason]
+            tail = [ratio, _break_even(row.break_even), self._remark(row)]
             rows.append([row.name, *shapes, f"{row.sparsity:.4f}", *times, *tail])
         return text_table(header, rows, n_left=3, last_left=True)
 
+    def _remark(self, row: BenchRow) -> str:
+        if row.reason or row.input_gradient or self.inference:
+            return row.reason
+        return "its input needs no gradient"
+
     def _sizes(self) -> str:
+        if self.inference:
+            return self._served_sizes()
         header = (
             "held in training:\nvalue, gradient, indices", "nnz", "dense", "masked", "sparse",
             "momentum\ndense", "\nsparse", "Adam\ndense", "\nsparse",
@@ -174,12 +191,20 @@ class BenchReport:
             )
         return text_table(header, rows)
 
+    def _served_sizes(self) -> str:
+        rows = []
+        for row in self.measured:
+            held = (row.bytes.get(kind) for kind in (DENSE, SPARSE))
+            cells = ["" if one is None else in_units(one.held, "B") for one in held]
+            rows.append([row.name, f"{row.nnz:,}", *cells])
+        return text_table(("held:\nvalue, indices", "nnz", "dense", "sparse"), rows)
+
     def _summary(self) -> list[str]:
-        """The whole model's step."""
+        """All layers together."""
         dense = self.seconds(DENSE)
         if not dense:
             return ["no layer was measured"]
-        kinds = (DENSE, MASKED, *self.backends, SPARSE, "faster")
+        kinds = (*self._kinds, SPARSE, "faster")
         words = {SPARSE: "fastest back end of each layer", "faster": "faster of both for each"}
         n = len(self.measured)
         lines = [f"{n} measured layers summed; sparsity {self.sparsity:.4f} over those selected"]

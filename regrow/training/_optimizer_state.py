@@ -42,7 +42,8 @@ def check_optimizer(optimizer: object) -> None:
         if isinstance(optimizer, refused):
             raise ValueError(  # noqa: TRY004 - the right kind of thing, but one that cannot work
                 f"{type(optimizer).__name__} cannot train sparse weights: {reason}; "
-                "use SGD, AdamW, RMSprop, Muon or another whose state has the weight's shape"
+                "use SGD, AdamW, RMSprop or another whose state has the weight's shape (Muon, too, "
+                "where layers are masked, but not for truly sparse ones)"
             )
 
 

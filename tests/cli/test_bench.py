@@ -10,6 +10,7 @@ MODEL = """
 from torch import nn
 def tiny(n_classes):
     return nn.Sequential(nn.Flatten(), nn.Linear(12, 16), nn.ReLU(), nn.Linear(16, n_classes))
+made = tiny(10)
 """
 
 
@@ -45,6 +46,16 @@ def test_a_model_of_ones_own(folder):
     assert lines[-1].split()[:5] == ["faster", "of", "both", "for", "each"]
 
 
+def test_inference(folder):
+    done = run(
+        "bench_models:tiny", "--input-shape", "12", "--batch-size", 1, "--rounds", 1,
+        "--backends", "torch", "--inference",
+    )  # fmt: skip
+    assert done.exit_code == 0, done.output
+    assert done.stdout.startswith("forward pass of each layer")
+    assert "masked" not in done.stdout
+
+
 def test_a_model_of_the_library_has_its_usual_shape(folder):
     done = run(
         "small-cnn", "--batch-size", 1, "--rounds", 1, "--backends", "torch", "--allocation",
@@ -66,6 +77,9 @@ def test_a_model_of_the_library_has_its_usual_shape(folder):
             "backends must be one",
         ),
         (["no-model", "--input-shape", "12"], "is neither ours nor torchvision's"),
+        (["bench_models", "--input-shape", "12"], "your own is named as package.module:function"),
+        (["resnet3", "--input-shape", "12"], "near it are resnet34, resnet50, resnet18;"),
+        (["bench_models:made", "--input-shape", "12"], "is a Module, a Sequential"),
     ],
 )
 def test_errors_are_one_line(folder, arguments, message):
@@ -73,3 +87,10 @@ def test_errors_are_one_line(folder, arguments, message):
     assert done.exit_code == 2
     assert message in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_the_form_of_a_shape_is_said(folder):
+    done = run("bench_models:tiny", "--input-shape", "784,x")
+    assert done.exit_code == 2
+    wanted = "must be whole numbers with commas, such as 3,32,32 or 784, got '784,x'"
+    assert f"'--input-shape': {wanted}" in done.stderr

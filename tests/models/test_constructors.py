@@ -106,6 +106,11 @@ def test_further_required_arguments_are_named(module):
         find(module, lambda n_classes, depth, *, width: None)
 
 
+def test_a_model_itself_is_told_the_way(module):
+    with pytest.raises(TypeError, match=r"is a Module, a Linear, .*give a function that makes one"):
+        find(module, nn.Linear(2, 2))
+
+
 def test_what_is_not_a_model_is_refused(module):
     with pytest.raises(TypeError, match=r"returned a int, not a torch\.nn\.Module"):
         find(module, lambda n_classes: n_classes)(3)

@@ -243,8 +243,12 @@ def test_models_that_cannot_be_saved(path):
         save(nn.LazyLinear(2), path)
     with pytest.raises(TypeError, match="metadata must be a mapping"):
         save(nn.Linear(2, 2), path, metadata=[1])
-    with pytest.raises(TypeError, match="not JSON serializable"):
-        save(nn.Linear(2, 2), path, metadata={"a": torch.ones(2)})
+    with pytest.raises(TypeError, match=r"metadata\['a'\] must be .* Tensor of shape \(2,\)"):
+        save(nn.Linear(2, 2), path, metadata={"ok": 1, "a": torch.ones(2)})
+    with pytest.raises(ValueError, match=r"metadata\['b'\] must be what JSON can hold"):
+        save(nn.Linear(2, 2), path, metadata={"b": [1.0, float("nan")]})
+    with pytest.raises(TypeError, match="keys of metadata must be texts, as JSON has them, got 3"):
+        save(nn.Linear(2, 2), path, metadata={3: 1})
     assert not list(path.parent.iterdir())
 
 
@@ -273,3 +277,16 @@ def test_a_killed_writer_leaves_the_old_file(path, monkeypatch):
         save(sparse_net(1), path, metadata={"which": "new"})
     assert read_metadata(path) == {"which": "old"}
     assert [one.name for one in path.parent.iterdir()] == [path.name]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="permissions are those of POSIX")
+def test_others_may_read_what_the_umask_lets_them(path):
+    before = os.umask(0o022)
+    try:
+        save(sparse_net(), path)
+    finally:
+        os.umask(before)
+    assert path.stat().st_mode & 0o777 == 0o644
+    path.chmod(0o640)
+    save(sparse_net(), path)
+    assert path.stat().st_mode & 0o777 == 0o640

@@ -10,6 +10,7 @@ from torch import nn
 import regrow
 from regrow.errors import SparsityError
 from regrow.nn import SparseConv1d, SparseConv2d, SparseConv3d, dense_form, sparse_form
+from regrow.ops import _conv
 
 KINDS = {1: (SparseConv1d, nn.Conv1d), 2: (SparseConv2d, nn.Conv2d), 3: (SparseConv3d, nn.Conv3d)}
 OPTIONS = [
@@ -196,3 +197,49 @@ def _keeps_raw(layer, x):
     ((kept, _),) = layer.watched
     layer.unwatch()
     return kept.shape == x.shape
+
+
+def test_arrays_and_sparse_matrices_are_named_by_type_and_shape():
+    sp = pytest.importorskip("scipy.sparse", reason="its matrices are the input")
+    layer = SparseConv2d(3, 4, 3, sparsity=0.5)
+    with pytest.raises(
+        TypeError, match=r"^x must be a tensor, got ndarray of shape \(1, 3, 6, 6\)"
+    ):
+        layer(torch.ones(1, 3, 6, 6).numpy())
+    with pytest.raises(TypeError, match=r"^x must be a tensor, got csr_matrix of shape \(3, 6\)"):
+        layer(sp.random(3, 6, 0.5, format="csr"))
+
+
+def test_a_kind_of_call_is_checked_once(monkeypatch):
+    checked = []
+    original = _conv._checked
+
+    def spy(*arguments):
+        checked.append(tuple(arguments[2].shape))
+        return original(*arguments)
+
+    monkeypatch.setattr(_conv, "_checked", spy)
+    layer = SparseConv2d(3, 4, 3, sparsity=0.5, padding=1)
+    dense = dense_form(layer)
+    small, large = torch.randn(1, 3, 6, 6), torch.randn(2, 3, 8, 8)
+    for x in (small, large, small, large, small[0]):
+        with torch.no_grad():
+            torch.testing.assert_close(layer(x), dense(x))
+        torch.testing.assert_close(layer(x), dense(x))
+    assert checked == [(1, 3, 6, 6), (2, 3, 8, 8), (3, 6, 6)]
+    with pytest.raises(SparsityError, match="x has 5 channels"):
+        layer(torch.randn(1, 5, 6, 6))
+
+
+def test_no_dispatcher_where_no_gradient_is_wanted(monkeypatch):
+    class Ops:
+        def conv(self, *arguments):
+            raise AssertionError("through the dispatcher")
+
+    layer, x = SparseConv2d(3, 4, 3, sparsity=0.5), torch.randn(1, 3, 6, 6)
+    monkeypatch.setattr(_conv, "OPS", Ops())
+    for mode in (torch.no_grad, torch.inference_mode):
+        with mode():
+            torch.testing.assert_close(layer(x), dense_form(layer)(x))
+    with pytest.raises(AssertionError, match="dispatcher"):
+        layer(x)

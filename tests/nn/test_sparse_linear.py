@@ -393,3 +393,25 @@ def test_adopting_another_kind_of_topology():
     for other in (Topology.full((24, 12)), Topology.full((12, 24), structure=ConstantFanIn())):
         with pytest.raises(SparsityError, match=r"the layer is of shape \(12, 24\), Unstructured"):
             ours.adopt(other)
+
+
+@pytest.mark.parametrize("form", ["coo", "csc", "lil"])
+def test_other_sparse_forms_are_told_the_way(form):
+    sp = pytest.importorskip("scipy.sparse", reason="its matrices are the input")
+    x = sp.random(3, 6, 0.5, format=form, dtype="float32")
+    layer = SparseLinear(6, 4, sparsity=0.5)
+    message = rf"CSR\), got {form}_matrix of shape \(3, 6\) and dtype float32; x\.tocsr\(\)"
+    with pytest.raises(TypeError, match=message):
+        layer(x)
+    assert layer(x.tocsr()).shape == (3, 4)
+
+
+def test_arrays_are_named_by_type_and_shape():
+    with pytest.raises(TypeError) as raised:
+        SparseLinear(6, 4, sparsity=0.5)(torch.ones(3, 6).numpy())
+    assert str(raised.value) == (
+        "x must be a tensor, got ndarray of shape (3, 6) and dtype float32; torch.from_numpy(x) "
+        "is one"
+    )
+    with pytest.raises(TypeError, match=r"^x must be a tensor, got list$"):
+        SparseLinear(6, 4, sparsity=0.5)([[1.0] * 6])

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from regrow.nn import layer_inputs, layer_step, least_seconds, step_seconds
+from regrow.nn import layer_inputs, layer_pass, layer_step, least_seconds, step_seconds
 
 
 class Counted(nn.Module):
@@ -61,10 +61,44 @@ def test_a_step_asks_for_all_gradients(monkeypatch):
     )
     layer = nn.Linear(3, 2)
     layer.bias.requires_grad_(requires_grad=False)
-    layer_step(layer, torch.ones(4, 3))()
+    layer_step(layer, torch.ones(4, 3, requires_grad=True))()
     ((x, weight),) = asked
     assert x.shape == (4, 3)
     assert weight is layer.weight
+
+
+def test_a_step_asks_for_no_gradient_of_an_input_that_needs_none(monkeypatch):
+    asked = []
+    original = torch.autograd.grad
+    monkeypatch.setattr(
+        torch.autograd, "grad", lambda y, of, dy: asked.append(of) or original(y, of, dy)
+    )
+    layer = nn.Linear(3, 2)
+    layer_step(layer, torch.ones(4, 3))()
+    assert [list(map(id, one)) for one in asked] == [[id(layer.weight), id(layer.bias)]]
+
+
+def test_a_step_of_a_frozen_layer_is_its_forward_pass():
+    calls = []
+    layer = Counted(calls=calls, name="a").requires_grad_(requires_grad=False)
+    step = layer_step(layer, torch.ones(2, 3))
+    step()
+    assert calls == ["a", "a"]
+
+
+def test_a_forward_pass_has_no_gradient():
+    enabled = []
+
+    class Seen(Counted):
+        def forward(self, x):
+            enabled.append((torch.is_grad_enabled(), x.requires_grad))
+            return super().forward(x)
+
+    x = torch.ones(2, 3, requires_grad=True)
+    layer_pass(Seen(), x)()
+    assert enabled == [(False, False)] * 2
+    assert torch.is_grad_enabled()
+    assert x.requires_grad
 
 
 def test_masking_is_part_of_the_step(monkeypatch):
@@ -77,7 +111,7 @@ def test_masking_is_part_of_the_step(monkeypatch):
 
     monkeypatch.setattr(torch.autograd, "grad", spy)
     dead = torch.tensor([[True, False, False], [False, False, True]])
-    layer_step(nn.Linear(3, 2), torch.ones(4, 3), dead={"weight": dead})()
+    layer_step(nn.Linear(3, 2), torch.ones(4, 3).requires_grad_(), dead={"weight": dead})()
     _, weight, bias = seen[0]
     assert torch.equal(weight == 0, dead)
     assert (bias == 4).all()
@@ -103,3 +137,44 @@ def test_hooks_go_when_the_model_fails():
         layer_inputs(model, torch.ones(2, 5), [model[0]])
     assert not model[0]._forward_pre_hooks
     assert model.training
+
+
+def test_inputs_require_a_gradient_where_training_computes_one():
+    frozen = nn.Linear(3, 4).requires_grad_(requires_grad=False)
+    model = nn.Sequential(frozen, nn.ReLU(), nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2))
+    layers, x = [model[0], model[2], model[4]], torch.randn(5, 3)
+
+    def needed(*arguments):
+        with torch.no_grad():  # the pass is one of training, wherever it is asked for
+            return [one.requires_grad for one in layer_inputs(model, *arguments, layers)]
+
+    assert needed(x) == [False, False, True]
+    assert needed(x.clone().requires_grad_()) == [True, True, True]
+    frozen.requires_grad_()
+    assert needed((x,)) == [False, True, True]
+    assert not any(one.grad_fn for one in layer_inputs(model, x, layers))
+
+
+def test_a_layer_called_twice_needs_the_gradient_of_either_input():
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(3, 3)
+
+        def forward(self, x):
+            return self.layer(self.layer(x).relu())
+
+    model, x = Twice(), torch.randn(2, 3)
+    (found,) = layer_inputs(model, x, [model.layer])
+    assert torch.equal(found, x)
+    assert found.requires_grad
+
+
+def test_a_parallel_wrapper_waits_for_no_backward_pass():
+    class Wrapper(nn.parallel.DataParallel):
+        def forward(self, *inputs):
+            raise AssertionError("the wrapper itself ran")
+
+    model = nn.Sequential(nn.Linear(3, 4))
+    (found,) = layer_inputs(Wrapper(model), torch.ones(2, 3), [model[0]])
+    assert found.shape == (2, 3)

@@ -53,12 +53,8 @@ def fake_times(monkeypatch, seconds):
         step.layer = layer
         return step
 
-    def steps(layers, x, *, rounds):
-        return least([step_of(layer, x) for layer in layers], device=x.device, rounds=rounds)
-
     monkeypatch.setattr(regrow.nn, "layer_step", step_of)
     monkeypatch.setattr(regrow.nn, "least_seconds", least)
-    monkeypatch.setattr(regrow.nn, "step_seconds", steps)
 
 
 # -- the rows ------------------------------------------------------------------------------------
@@ -174,7 +170,8 @@ def test_a_dtype_that_only_the_reference_takes():
 
 
 def test_bytes_are_those_that_are_allocated():
-    report = regrow.bench(mlp(), X, sparsity=0.9, rounds=1, backends=["torch"])
+    asks = X.clone().requires_grad_()
+    report = regrow.bench(mlp(), asks, sparsity=0.9, rounds=1, backends=["torch"])
     row = report.rows[0]
     dense, masked, sparse = (row.bytes[kind] for kind in ("dense", "masked", "sparse"))
     n = 64 * 128
@@ -198,6 +195,83 @@ def test_bytes_are_those_that_are_allocated():
     starts = 8 * (128 + 1) + 8 * (64 + 1)
     assert sparse.held + sparse.momentum == 24 * row.nnz + starts
     assert sparse.held + sparse.adam == 28 * row.nnz + starts
+
+
+def test_a_first_layer_holds_no_column_form():
+    first, last = regrow.bench(mlp(), X, sparsity=0.9, rounds=1, backends=["torch"]).rows
+    # (A value, its gradient and a column in float32 and int32, and row starts.)
+    assert first.bytes["sparse"].held == 12 * first.nnz + 8 * (128 + 1)
+    assert last.bytes["sparse"].held == 20 * last.nnz + 8 * (10 + 1) + 8 * (128 + 1)
+
+
+# -- gradients of inputs, and inference ----------------------------------------------------------
+
+
+def asked_gradients(monkeypatch):
+    """(kind of layer, whether the input's gradient is wanted) of each gradient computed."""
+    asked = []
+    original = regrow.nn.layer_step
+
+    def spy(layer, x, *, dead=None):
+        asked.append((type(layer).__name__, x.shape[-1], x.requires_grad))
+        return original(layer, x, dead=dead)
+
+    monkeypatch.setattr(regrow.nn, "layer_step", spy)
+    return asked
+
+
+def test_the_first_layer_is_timed_without_the_gradient_of_its_input(monkeypatch):
+    asked = asked_gradients(monkeypatch)
+    report = regrow.bench(mlp(), X, rounds=1, backends=["torch"])
+    assert {(kind, width, needed) for kind, width, needed in asked} == {
+        ("Linear", 64, False), ("SparseLinear", 64, False),
+        ("Linear", 128, True), ("SparseLinear", 128, True),
+    }  # fmt: skip
+    assert [row.input_gradient for row in report.rows] == [False, True]
+    first, last = (line for line in str(report).splitlines() if " 8x" in line)
+    assert first.endswith("its input needs no gradient")
+    assert "gradient" not in last
+
+
+def test_inference_times_forward_passes_alone(monkeypatch):
+    asked = asked_gradients(monkeypatch)
+    passes = []
+    original = regrow.nn.layer_pass
+
+    def spy(layer, x):
+        passes.append(type(layer).__name__)
+        return original(layer, x)
+
+    monkeypatch.setattr(regrow.nn, "layer_pass", spy)
+    report = regrow.bench(mlp(), X, sparsity=0.9, rounds=1, backends=["torch"], inference=True)
+    assert not asked
+    assert {"Linear", "SparseLinear"} == set(passes)
+    assert report.inference
+    for row in report.rows:
+        assert list(row.seconds) == ["dense", "torch"]
+        assert row.break_even is not None
+        assert not row.input_gradient
+        n_out, n_in = row.shape
+        assert row.bytes["dense"] == HeldBytes(4 * n_out * n_in, 0, 0, 0, 0)
+        assert row.bytes["sparse"] == HeldBytes(4 * row.nnz, 0, 4 * row.nnz + 8 * (n_out + 1), 0, 0)
+    text = str(report)
+    assert text.startswith("forward pass of each layer")
+    assert "masked" not in text
+    assert "gradient" not in text
+    assert "momentum" not in text
+
+
+def test_inference_with_a_back_end_that_cannot_run(monkeypatch):
+    def refuse(layer, x):
+        if isinstance(layer, SparseLinear):
+            raise regrow.errors.BackendUnavailableError("not this one")
+        return original(layer, x)
+
+    original = regrow.nn.layer_pass
+    monkeypatch.setattr(regrow.nn, "layer_pass", refuse)
+    report = regrow.bench(mlp(), X, rounds=1, backends=["torch"], inference=True)
+    assert report.rows[0].reason == "torch: not this one"
+    assert report.seconds("sparse") == report.seconds("dense")
 
 
 # -- break-even ----------------------------------------------------------------------------------

@@ -248,6 +248,21 @@ def test_only_what_is_faster_is_converted(monkeypatch: pytest.MonkeyPatch) -> No
     assert updater.rewirings == 3
 
 
+def test_faster_asks_for_the_gradients_that_training_computes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The first layer's input needs none: with it, another form might look faster."""
+    needed = []
+
+    def seconds(layers: Any, x: Tensor) -> list[float]:
+        needed.append(x.requires_grad)
+        return [1.0, 2.0]
+
+    monkeypatch.setattr(regrow.nn, "step_seconds", seconds)
+    compress_(linear_net(), sparsity=0.5, convert="faster", inputs=X)
+    assert needed == [False, True, True]
+
+
 def test_faster_for_real_leaves_gradients_and_buffers_alone() -> None:
     net = nn.Sequential(nn.Linear(24, 24), nn.BatchNorm1d(24), nn.ReLU(), nn.Linear(24, 6)).double()
     unused = nn.Linear(4, 4).double()

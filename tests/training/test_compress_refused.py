@@ -166,6 +166,22 @@ def test_criteria_that_ask_for_the_past_are_refused(argument: str) -> None:
     assert not optimizer._optimizer_step_pre_hooks
 
 
+def test_an_optimizer_of_before_is_told_the_way() -> None:
+    net = linear_net()
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    compress_(net, sparsity=SPARSITY)
+    with pytest.raises(SparsityError, match=r"in 0 of the optimizers.*this model, after compress_"):
+        regrow.rigl(net, optimizer, sparsity=None, n_steps=8, interval=2)
+
+
+def test_no_advice_of_muon() -> None:
+    net = linear_net()
+    compress_(net, sparsity=SPARSITY)
+    optimizer = torch.optim.LBFGS(net.parameters())
+    with pytest.raises(ValueError, match=r"AdamW, RMSprop or another .*not for truly sparse ones"):
+        regrow.rigl(net, optimizer, sparsity=None, n_steps=8, interval=2)
+
+
 def test_muon_is_refused() -> None:
     net = linear_net()
     compress_(net, sparsity=SPARSITY)

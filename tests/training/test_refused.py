@@ -264,7 +264,7 @@ def test_a_weight_in_no_optimizer() -> None:
     optimizer = sgd([p for n, p in net.named_parameters() if n != "mid.weight"])
     assert_refused(
         SparsityError,
-        r"'mid\.weight' is in 0 of the optimizers.*parameters of this model",
+        r"'mid\.weight' is in 0 of the optimizers.*parameters of this model$",
         lambda net, o: regrow.static(net, o, sparsity=0.5),
         net=net,
         optimizer=optimizer,

@@ -15,7 +15,7 @@ from torch import nn
 from regrow.errors import SparsityError
 from regrow.systems.truly_sparse._mailbox import Mailbox
 from regrow.systems.truly_sparse._recipe import Loss, Recipe
-from regrow.systems.truly_sparse._samples import Samples
+from regrow.systems.truly_sparse._samples import Samples, check_outputs
 from regrow.systems.truly_sparse._worker import Failure, Job, run_worker
 
 SECONDS_TO_END = 10.0
@@ -65,6 +65,7 @@ class WorkerPool:
         self.n_batches = [-(-len(shard) // recipe.batch_size) for shard in shards]
         self.boxes = [Mailbox.of(model) for _ in range(n_workers)]
         _check_sendable(model, loss)
+        check_outputs(model, samples, loss)
         context = mp.get_context("spawn")
         self._connections: list[Connection] = []
         self._processes: list[Any] = []

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any, final
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
+from regrow._checks import described
 from regrow.errors import SparsityError
 
 if TYPE_CHECKING:
@@ -34,7 +36,7 @@ class Samples:
     def __init__(self, x: Inputs, y: Tensor) -> None:
         check_inputs(x)
         if not isinstance(y, Tensor):
-            raise TypeError(f"y must be a tensor, got {type(y).__name__}")
+            raise TypeError(f"y must be a tensor, got {described(y)}")
         if not len(y) == x.shape[0] > 0:
             raise SparsityError(
                 f"x and y must hold equally many samples, one or more; got {x.shape[0]} and "
@@ -72,11 +74,36 @@ def check_inputs(x: object) -> None:
         if not x.is_floating_point():
             raise TypeError(f"x must be floating, got {x.dtype}: divide images by 255")
     elif getattr(x, "format", None) != "csr":
+        hint = "; x.tocsr() is one" if hasattr(x, "tocsr") else ""
+        if type(x).__module__ == "numpy":
+            hint = "; torch.from_numpy(x) is one"
         raise TypeError(
-            f"x must be a tensor or a scipy.sparse matrix in CSR form, got {type(x).__name__}"
+            f"x must be a tensor or a scipy.sparse matrix in CSR form, got {described(x)}{hint}"
         )
     if len(x.shape) != 2:  # type: ignore[attr-defined]
         raise SparsityError(f"x must be (N, n_features), got the shape {tuple(x.shape)}")  # type: ignore[attr-defined]
+
+
+def check_outputs(model: nn.Module, samples: Samples, loss: object) -> None:
+    """Raise where classes have no output, before anything is trained.
+
+    Args:
+        model: To be trained.
+        samples: On these.
+        loss: Only ``cross_entropy`` says what integer targets stand for.
+
+    Raises:
+        SparsityError: A label is no number of an output.
+    """
+    if loss is not F.cross_entropy or samples.y.is_floating_point() or samples.y.dim() != 1:
+        return
+    largest = int(samples.y.max())
+    n_outputs = int(predict(model, samples.batch(torch.tensor([0]))[0]).shape[1])
+    if largest >= n_outputs:
+        raise SparsityError(
+            f"the labels go up to {largest}, and the model has {n_outputs} outputs: it needs "
+            f"{largest + 1}, one a class, as in sparse_mlp((..., {largest + 1}))"
+        )
 
 
 def rows_of(x: Inputs, indices: Tensor) -> Inputs:

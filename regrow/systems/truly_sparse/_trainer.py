@@ -25,7 +25,7 @@ from regrow.systems.truly_sparse._recipe import (
     attach_set,
     clip_gradients,
 )
-from regrow.systems.truly_sparse._samples import Samples, batches
+from regrow.systems.truly_sparse._samples import Samples, batches, check_outputs
 from regrow.topology import derived_generator
 
 _FORMAT = 1
@@ -138,7 +138,9 @@ class SetTrainer:
 
         Raises:
             FloatingPointError: The loss is not finite; the model is as the last step left it.
+            SparsityError: With cross entropy a label is no number of an output.
         """
+        check_outputs(self.model, samples, self.loss)
         if self._attached is None:
             self._attach(-(-len(samples) // self.recipe.batch_size))
         epoch = self.epochs + 1

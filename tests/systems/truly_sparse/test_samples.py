@@ -59,3 +59,12 @@ def test_predict_is_by_batches_and_in_evaluation_mode():
 def test_arguments_are_checked(x, y, error):
     with pytest.raises(error):
         Samples(x, y)
+
+
+def test_other_forms_are_told_the_way():
+    sp = pytest.importorskip("scipy.sparse", reason="its matrices are the input")
+    x = sp.random(3, 6, 0.5, format="coo", dtype="float32")
+    with pytest.raises(TypeError, match=r"got coo_matrix of shape \(3, 6\).*x\.tocsr\(\) is one"):
+        Samples(x, torch.zeros(3))
+    with pytest.raises(TypeError, match=r"got ndarray of shape \(3, 6\).*from_numpy\(x\) is one"):
+        Samples(torch.ones(3, 6).numpy(), torch.zeros(3))

@@ -16,6 +16,8 @@ from regrow.systems.truly_sparse import (
     Samples,
     SetTrainer,
     sparse_mlp,
+    wasap_sgd,
+    wassp_sgd,
 )
 from regrow.systems.truly_sparse._trainer import order_of
 
@@ -214,3 +216,27 @@ def test_detaching_lets_another_trainer_in(problem):
 def test_recipes_are_checked(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         Recipe(**wrong)
+
+
+def test_labels_without_an_output_are_refused_before_training():
+    net = network()
+    before = copy.deepcopy(net.state_dict())
+    samples = Samples(torch.rand(8, 20, dtype=torch.float64), torch.arange(8) % 5)
+    trainer = SetTrainer(net)
+    message = "labels go up to 4, and the model has 3 outputs: it needs 5"
+    with pytest.raises(SparsityError, match=message):
+        trainer.fit(samples, epochs=1)
+    assert all(torch.equal(one, before[name]) for name, one in net.state_dict().items())
+    assert trainer.epochs == 0
+    for train in (wasap_sgd, wassp_sgd):
+        with pytest.raises(SparsityError, match=message):
+            train(network(), samples, epochs=1, n_workers=1)
+
+
+def test_targets_of_other_losses_are_no_labels():
+    samples = Samples(torch.rand(8, 20, dtype=torch.float64), torch.arange(8))
+
+    def loss(outputs, targets):
+        return F.mse_loss(outputs.sum(1), targets.double())
+
+    SetTrainer(network(), loss=loss).fit(samples, epochs=1)
