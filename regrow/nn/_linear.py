@@ -79,7 +79,7 @@ class SparseLinear(SparseModule):
     def forward(self, x: Any) -> Tensor:  # noqa: ANN401
         """``x @ W.T + bias``."""
         x, values, bias = self._cast(x)
-        layout, backend = self.layout, self.backend
+        layout, backend = self._layout or self.layout, self.backend
         if not self._recorder.is_on:
             return sparse_linear(values, layout, x, bias=bias, backend=backend)
 

@@ -217,12 +217,12 @@ class SparseModule(nn.Module):
         """Input, values and bias in the dtype of autocast, as torch's own layers take them."""
         if not isinstance(x, Tensor):
             self._check_input(x)
-        values, bias = self.values, self.bias
-        # (The first question is the cheap one, and answers for most.)
-        if not torch._C._is_any_autocast_enabled() or not isinstance(x, Tensor):
-            return x, values, bias
+        # (Not by attribute, which Module looks up in Python; parametrizations move them elsewhere.)
+        own: dict[str, Any] = self._parameters
+        whole = "values" in own and "bias" in own
+        values, bias = (own["values"], own["bias"]) if whole else (self.values, self.bias)
         kind = values.device.type
-        if not torch.is_autocast_enabled(kind):
+        if not torch.is_autocast_enabled(kind) or not isinstance(x, Tensor):
             return x, values, bias
         dtype = torch.get_autocast_dtype(kind)
         if x.dtype == torch.float64:

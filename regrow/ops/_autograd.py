@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 from regrow.ops._backend import Backend, Pattern, as_result, is_feature_major
@@ -25,12 +26,35 @@ PLAIN = (Tensor, torch.nn.Parameter)
 
 def nobody_listens(tensors: tuple[Tensor | None, ...]) -> bool:
     """Whether no mode, transform, tracer or tensor subclass wants to see an operation."""
-    return (
-        not torch.compiler.is_compiling()
-        and not is_in_torch_dispatch_mode()
-        and not torch._C._are_functorch_transforms_active()
-        and all(one is None or type(one) in PLAIN for one in tensors)
-    )
+    if (
+        torch.compiler.is_compiling()
+        or is_in_torch_dispatch_mode()
+        or torch._C._are_functorch_transforms_active()
+        or torch._C._get_tracing_state() is not None
+        or forward_ad._current_level >= 0
+    ):
+        return False
+    # (A loop: between other work each function that is called costs some microseconds.)
+    for one in tensors:  # noqa: SIM110
+        if one is not None and type(one) not in PLAIN:
+            return False
+    return True
+
+
+def refuse_tangents(*inputs: Any) -> None:
+    """Raise where forward-mode differentiation asks for what these operations cannot give it.
+
+    Raises:
+        NotImplementedError: An input has a tangent, which would be lost without a word.
+    """
+    if torch.compiler.is_compiling() or forward_ad._current_level < 0:
+        return
+    tensors = [one for one in inputs if isinstance(one, Tensor) and one.layout is torch.strided]
+    if any(forward_ad.unpack_dual(one).tangent is not None for one in tensors):
+        raise NotImplementedError(
+            "truly sparse operations have no forward-mode derivative (jvp, jacfwd): use reverse "
+            "mode, or regrow.nn.densify_(model)"
+        )
 
 
 class _Linear(torch.autograd.Function):
@@ -47,11 +71,13 @@ class _Linear(torch.autograd.Function):
     ) -> Tensor | tuple[Tensor, Tensor]:  # fmt: skip
         ctx.pattern, ctx.backend, ctx.batch_first = pattern, backend, not is_feature_major(x)
         ctx.set_materialize_grads(False)
+        # Each gradient needs the other one only, so that what is frozen may be changed.
+        own = values if x.requires_grad else None
         if backend.product_and_order is None or not values.requires_grad:
-            ctx.save_for_backward(values, x)
+            ctx.save_for_backward(own, x if values.requires_grad else None)
             return as_result(backend.product(values, x, bias, pattern))
         y, kept = backend.product_and_order(values, x, bias, pattern)
-        ctx.save_for_backward(values, kept)
+        ctx.save_for_backward(own, kept)
         return y if kept is x else (y, kept)
 
     @staticmethod
@@ -60,9 +86,17 @@ class _Linear(torch.autograd.Function):
             return None, dkept, None, None, None
         values, x = ctx.saved_tensors
         pattern, backend, wanted = ctx.pattern, ctx.backend, ctx.needs_input_grad
-        if torch.is_grad_enabled() or not nobody_listens((values, x, dy)):
+        if values is not None and values.shape != pattern.columns.shape:
+            raise RuntimeError(
+                f"a layer was rewired between forward and backward pass: it has {values.numel()} "
+                f"values now, and had {pattern.columns.numel()}"
+            )
+        if torch.is_grad_enabled() or not nobody_listens((values, x, dy)) or _is_batched(dy):
             layout = list(pattern[:-1])
-            dvalues, dx, dbias = product_gradients(values, x, layout, backend.name, dy, wanted)
+            dvalues, dx, dbias = product_gradients(
+                values, x, layout, backend.name, dy, wanted, n_in=pattern.n_in,
+                batch_first=ctx.batch_first,
+            )  # fmt: skip
         else:
             dvalues, dx = backend.gradients(
                 values, dy, x, pattern, wanted[:2], batch_first=ctx.batch_first
@@ -71,6 +105,11 @@ class _Linear(torch.autograd.Function):
         if dkept is not None and dx is not None:
             dx = dx + dkept
         return dvalues, dx, dbias, None, None
+
+
+def _is_batched(dy: Tensor) -> bool:
+    """Whether it stands for many (``is_grads_batched``), which nothing else tells."""
+    return bool(torch._C._functorch.is_legacy_batchedtensor(dy))
 
 
 def linear(

@@ -18,7 +18,7 @@ from regrow._optional import require
 
 numba = require("numba", extra="sparse")
 OPTIONS = {"boundscheck": False, "error_model": "numpy"}
-SOURCES = ("*kernels.py", "*vectors.py", "_blocks.py", "_tasks.py")
+SOURCES = ("*kernels.py", "*vectors.py", "_blocks.py", "_parts.py", "_tasks.py", "_compile.py")
 
 
 def _digest() -> str:

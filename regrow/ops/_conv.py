@@ -11,7 +11,7 @@ from torch import Tensor
 
 from regrow._checks import check_count
 from regrow.errors import SparsityError
-from regrow.ops._autograd import nobody_listens
+from regrow.ops._autograd import nobody_listens, refuse_tangents
 from regrow.ops._conv_plan import output_size
 from regrow.ops._conv_register import OPS, conv
 from regrow.ops._dispatch import asked, choose
@@ -102,6 +102,7 @@ def _checked(
     n_out, n_columns = _check_layout(layout).shape
     _check_values(values, layout)
     _check_like(x, "x", values)
+    refuse_tangents(values, x, bias)
     kernel = _check_kernel(kernel_size)
     n = len(kernel)
     strides = _per_dimension(stride, "stride", n, least=1)

@@ -16,10 +16,10 @@ from torch import Tensor
 
 from regrow._checks import described
 from regrow.errors import SparsityError
-from regrow.ops._autograd import linear, nobody_listens
+from regrow.ops._autograd import linear, nobody_listens, refuse_tangents
 from regrow.ops._backend import Pattern
 from regrow.ops._dispatch import BY_NAME, asked, chosen
-from regrow.ops._layout import CSR
+from regrow.ops._layout import CSR, new_column_form
 from regrow.ops._measured import fastest
 from regrow.ops._register import OPS
 from regrow.ops._sparse_input import is_sparse_input, read
@@ -85,9 +85,15 @@ def sparse_linear(
         ValueError: Other sizes or devices, or an unknown back end.
         BackendUnavailableError: The back end cannot run; the message says why.
     """
-    known = isinstance(layout, CSR) and isinstance(backend, str) and x is not None
-    if known and nobody_listens((values, x, bias)) and x.layout is torch.strided:
-        kind = _kind(values, x, bias, backend)
+    given = values is not None and x is not None
+    given = given and isinstance(layout, CSR) and isinstance(backend, str)
+    if given and nobody_listens((values, x, bias)) and x.layout is torch.strided:
+        # All that the checks read, and the choice of the back end: checked once.
+        kind = (
+            *(x.shape, x.dtype, x.device, values.shape, values.dtype, values.device),
+            None if bias is None else (bias.shape, bias.dtype, bias.device),
+            *(backend, asked(), torch.get_num_threads()),
+        )
         name = layout.checked.get(kind)
         if name is None:
             name = _checked(values, layout, x, bias, backend)
@@ -96,6 +102,8 @@ def sparse_linear(
                 layout.checked.clear()
             layout.checked[kind] = name
         pattern = layout.pattern(with_columns=x.requires_grad and torch.is_grad_enabled())
+        if x.dim() == 2:
+            return linear(values, x, bias, pattern, name)
         return _as_before(linear(values, _rows_of(x), bias, pattern, name), x)
     name = _checked(values, layout, x, bias, backend)
     if is_sparse_input(x):
@@ -103,15 +111,6 @@ def sparse_linear(
     pattern = layout.pattern(with_columns=x.requires_grad and torch.is_grad_enabled())
     y_BO: Tensor = OPS.product(values, _rows_of(x), bias, *pattern[:-1], name)
     return _as_before(y_BO, x)
-
-
-def _kind(values: Tensor, x: Tensor, bias: Tensor | None, backend: str) -> tuple[object, ...]:
-    """All that the checks of a call read, and the choice of its back end."""
-    return (
-        *(x.shape, x.dtype, x.device, values.shape, values.dtype, values.device),
-        None if bias is None else (bias.shape, bias.dtype, bias.device),
-        *(backend, asked(), torch.get_num_threads()),
-    )
 
 
 def _checked(
@@ -126,6 +125,7 @@ def _checked(
     _check_values(values, layout)
     if not is_sparse_input(x):
         _check_dense(x, "x", n_in, values)
+    refuse_tangents(values, x, bias)
     if bias is not None:
         _check_like(bias, "bias", values)
         if bias.shape != (n_out,):
@@ -146,8 +146,9 @@ def _fastest(values: Tensor, layout: CSR, x_BI: Tensor, backend: str) -> str | N
 
     @functools.cache
     def pattern() -> Pattern:
-        # (A layout of its own: that of the layer shall keep no more than the layer needs.)
-        return CSR(layout.row_ptr, layout.columns, layout.shape).pattern(with_columns=True)
+        # (Not the layout's own column form: it shall keep no more than the layer needs.)
+        sides = layout.row_ptr, layout.columns
+        return Pattern(*sides, *new_column_form(*sides, layout.shape[1]), layout.shape[1])
 
     return fastest(
         "linear",

@@ -122,7 +122,8 @@ def product(
     far = block >= n_in and n_in * width * tiles.itemsize > FAR
     for r in range(first, last):
         cursor[r - first] = row_ptr[r]
-    for low in range(0, n_in, block):
+    # (Without columns a row is still its bias.)
+    for low in range(0, max(n_in, 1), block):
         limit = low + block if low + block < n_in else n_in
         for r in range(first, last):
             if block < n_in and r + AHEAD < last:

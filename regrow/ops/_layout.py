@@ -171,6 +171,10 @@ class CSR:
         other._adopt(self.row_ptr.to(device), self.columns.to(device), self.shape)
         return other
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Without what follows from it: which back ends can run is another question elsewhere.
+        return _restored, (self.row_ptr, self.columns, self.shape)
+
     def __deepcopy__(self, memo: dict[int, object]) -> CSR:
         # Immutable: a copied module can share it.
         return self
@@ -179,16 +183,24 @@ class CSR:
         return f"CSR(shape={self.shape}, nnz={self.nnz})"
 
 
+def _restored(row_ptr: Tensor, columns: Tensor, shape: tuple[int, int]) -> CSR:
+    layout = CSR.__new__(CSR)
+    layout._adopt(row_ptr, columns, shape)
+    return layout
+
+
 def column_form(row_ptr: Tensor, columns: Tensor, n_in: int) -> ColumnForm:
     """Connections in column order, rows ascending within a column; known as long as ``columns``."""
     owner = row_ptr.data_ptr(), n_in
     found: tuple[object, ColumnForm] | None = _known.get(columns)  # type: ignore[no-untyped-call]
     if found is None or found[0] != owner:
-        _known[columns] = found = owner, _column_form(row_ptr, columns, n_in)
+        _known[columns] = found = owner, new_column_form(row_ptr, columns, n_in)
     return found[1]
 
 
-def _column_form(row_ptr: Tensor, columns: Tensor, n_in: int) -> ColumnForm:
+@torch.inference_mode(mode=False)  # it outlives the call
+def new_column_form(row_ptr: Tensor, columns: Tensor, n_in: int) -> ColumnForm:
+    """The same, computed and not remembered."""
     if columns.device.type == "cpu" and not _numba.missing():
         return ColumnForm(*_numba.column_form(row_ptr, columns, n_in))
     order = torch.argsort(columns, stable=True)

@@ -135,7 +135,7 @@ def _in_tiles(x_BI: Tensor) -> tuple[Tensor, list[Part]]:
         return x_BI, []
     source = x_BI if feature_major else x_BI.contiguous()
     shape, strides = ((n_batch, n_in), (1, n_batch)) if one_tile else ((x_BI.numel(),), (1,))
-    tiles = torch.empty_strided(shape, strides, dtype=dtype)
+    tiles = torch.empty_strided(shape, strides, dtype=dtype, device="cpu")
     entries = n_in, n_batch, _widest(dtype), feature_major, FEATURES, source, tiles
     return tiles, [Part(TILES, entries, -(-n_in // FEATURES))]
 
@@ -158,7 +158,7 @@ def _product_part(
     if bias is not None:
         bias = bias.detach().to(sums).contiguous()
     strides = (n_out, 1) if batch_first else (1, n_batch)
-    y = torch.empty_strided((n_batch, n_out), strides, dtype=sums)
+    y = torch.empty_strided((n_batch, n_out), strides, dtype=sums, device="cpu")
     entries = (
         *(n_in, n_batch, n_out, widest),
         _columns_at_once((n_out, n_in, nnz), min(widest, n_batch) * dtype.itemsize),
@@ -208,7 +208,7 @@ def _sampled_part(
 ) -> tuple[Tensor, Part]:
     dtype, nnz, n_in, n_out = tiles.dtype, pattern.columns.numel(), pattern.n_in, pattern.n_out
     widest = _widest(dtype)
-    out = torch.empty(nnz, dtype=_sums(dtype))
+    out = torch.empty(nnz, dtype=_sums(dtype), device="cpu")
     entries = (
         *(n_in, n_batch, n_out, widest),
         _columns_at_once((n_out, n_in, nnz), min(widest, n_batch) * dtype.itemsize),
@@ -263,7 +263,7 @@ def sampled_product(dy_BO: Tensor, x_BI: Tensor, pattern: Pattern) -> Tensor:
     """See ``Backend.sampled_product``."""
     nnz, n_batch = pattern.columns.numel(), x_BI.shape[0]
     if not n_batch:
-        return torch.zeros(nnz, dtype=x_BI.dtype)
+        return torch.zeros(nnz, dtype=x_BI.dtype, device="cpu")
     (dy_tiles, first), (tiles, then) = _in_tiles(dy_BO), _in_tiles(x_BI)
     dvalues, part = _sampled_part(dy_tiles, tiles, pattern, n_batch)
     _run([*first, *then, part], x_BI.dtype, _n_threads(nnz, n_batch))
@@ -276,11 +276,12 @@ def both_gradients(
     """See ``Backend.both_gradients``."""
     nnz, n_batch, dtype = pattern.columns.numel(), dy_BO.shape[0], dy_BO.dtype
     if not n_batch:
-        return torch.zeros(nnz, dtype=dtype), torch.empty_like(x_BI)
+        return torch.zeros(nnz, dtype=dtype, device="cpu"), torch.empty_like(x_BI)
     (dy_tiles, first), (tiles, then) = _in_tiles(dy_BO), _in_tiles(x_BI)
     dx, parts = _transposed_parts(values, dy_tiles, pattern, n_batch, batch_first=batch_first)
     dvalues, part = _sampled_part(dy_tiles, tiles, pattern, n_batch)
-    _run([*first, *then, *parts, part], dtype, _n_threads(nnz, n_batch))
+    products = [*parts, part] if dx.numel() else [part]
+    _run([*first, *then, *products], dtype, _n_threads(nnz, n_batch))
     return dvalues.to(dtype), dx.to(dtype)
 
 
@@ -291,7 +292,7 @@ def _flat(tensor: Tensor) -> np.ndarray:
 
 def column_form(row_ptr: Tensor, columns: Tensor, n_in: int) -> tuple[Tensor, Tensor, Tensor]:
     """Connections in column order, by counting: ``col_ptr``, ``rows``, ``order``."""
-    col_ptr = torch.zeros(n_in + 1, dtype=torch.int64)
+    col_ptr = torch.zeros(n_in + 1, dtype=torch.int64, device="cpu")
     rows, order = torch.empty_like(columns), torch.empty_like(columns)
     _kernels().column_form(*(_flat(t) for t in (row_ptr, columns, col_ptr, rows, order)))
     return col_ptr, rows, order

@@ -145,23 +145,30 @@ def _save_product(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 def _product_gradients(ctx: Any, dy: Tensor) -> tuple[Maybe, ...]:
     values, x, *layout = ctx.saved_tensors
-    return *product_gradients(values, x, layout, ctx.backend, dy, ctx.needs_input_grad), *[None] * 6
+    found = product_gradients(
+        values, x, layout, ctx.backend, dy, ctx.needs_input_grad, n_in=x.shape[1],
+        batch_first=not is_feature_major(x),
+    )  # fmt: skip
+    return *found, *[None] * 6
 
 
 def product_gradients(
-    values: Tensor, x: Tensor, layout: list[Maybe], backend: str, dy: Tensor, wanted: list[bool]
-) -> tuple[Maybe, Maybe, Maybe]:
-    """Those of values, x and bias, as far as they are wanted; differentiable where grad is on."""
+    values: Maybe, x: Maybe, layout: list[Maybe], backend: str, dy: Tensor, wanted: list[bool],
+    *, n_in: int, batch_first: bool,
+) -> tuple[Maybe, Maybe, Maybe]:  # fmt: skip
+    """Those of values, x and bias, as far as they are wanted; differentiable where grad is on.
+
+    That of values needs ``x``, that of ``x`` the values.
+    """
     for_values, for_x, for_bias = wanted[:3]
     dvalues = dx = None
-    if torch.is_grad_enabled():
-        if for_x:
-            dx = OPS.transposed_product(values, dy, *layout, x.shape[1], backend)
-        if for_values:
-            dvalues = OPS.sampled_product(dy, x, *layout, backend)
-    elif for_values or for_x:
-        some, others = OPS.gradients(values, dy, x, *layout, for_values, for_x, backend)
-        dvalues, dx = some if for_values else None, others if for_x else None
+    if for_values and for_x and not torch.is_grad_enabled():
+        dvalues, dx = OPS.gradients(values, dy, x, *layout, for_values, for_x, backend)
+    elif for_x:
+        dx = OPS.transposed_product(values, dy, *layout, n_in, backend)
+        dx = dx.contiguous() if batch_first and not torch.is_grad_enabled() else dx
+    if for_values and dvalues is None:
+        dvalues = OPS.sampled_product(dy, x, *layout, backend)
     return dvalues, dx, dy.sum(0) if for_bias else None
 
 
