@@ -72,8 +72,8 @@ def assert_steps(model, function, n_in, n_out, *, n=3):
 def test_one_graph_for_all_steps(compiled, monkeypatch, backend):
     compile_, count = compiled
     forms = []
-    real = layouts._column_form
-    monkeypatch.setattr(layouts, "_column_form", lambda *a: (forms.append(a), real(*a))[1])
+    real = layouts.new_column_form
+    monkeypatch.setattr(layouts, "new_column_form", lambda *a: (forms.append(a), real(*a))[1])
     model = nn.Sequential(Layer(20, 30, backend), nn.ReLU(), Layer(10, 20, backend))
     function = compile_(model)
     assert_steps(model, function, 30, 10)
