@@ -3,8 +3,8 @@
 Seconds of a training step and bytes held between steps, against the number of connections, of
 networks 784-n-n-10 on MNIST, batches of 16, SGD with momentum, on two CPU cores; the largest has 20
 million neurons. Measured by ``benchmarks/training/truly_sparse_scale.py``, whose table this draws;
-dashed lines grow in proportion from the first point. Bytes do; a step takes up to three times as
-long, once a layer's inputs no longer fit the caches.
+dashed lines grow in proportion from the first point. Bytes do; seconds stay within a factor of two
+of it: below while all fits the caches, above once a layer's inputs do not.
 """
 
 import csv
